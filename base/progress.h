@@ -1,0 +1,46 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace base {
+
+/// Where long work tells how far it is. Library code never prints: it reports here.
+/// Calls come from one thread at a time.
+class Progress {
+ public:
+  virtual ~Progress() = default;
+  /// Begins a phase. `total` in bytes or steps; 0 when it is not known.
+  virtual void begin(std::string_view phase, uint64_t total) = 0;
+  /// So much of the phase is done (absolute, not an increment).
+  virtual void at(uint64_t done) = 0;
+  virtual void end() = 0;
+  /// One line of talk that belongs to no phase.
+  virtual void note(std::string_view line) = 0;
+};
+
+enum class Talk { kBar, kPlain, kJson, kSilent };
+
+/// A bar with %, rate and time left; plain lines; JSON lines
+/// `{"phase":…,"done":…,"total":…}`; or nothing. All of them write to stderr.
+std::unique_ptr<Progress> make_progress(Talk talk);
+/// kBar on a terminal, kPlain elsewhere, kJson where `json`.
+Talk default_talk(bool json);
+
+/// Begins a phase and ends it on every way out.
+class [[nodiscard]] Phase {
+ public:
+  Phase(Progress& progress, std::string_view name, uint64_t total = 0) : progress_(progress) {
+    progress_.begin(name, total);
+  }
+  Phase(const Phase&) = delete;
+  Phase& operator=(const Phase&) = delete;
+  ~Phase() { progress_.end(); }
+  void at(uint64_t done) { progress_.at(done); }
+
+ private:
+  Progress& progress_;
+};
+
+}  // namespace base
