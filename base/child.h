@@ -38,7 +38,9 @@ class Runner {
 };
 
 /// Starts real processes. Logs each command first when `verbose`; children get SIGKILL when
-/// the thread that started them dies; at the deadline they get TERM, 2 s later KILL.
+/// the thread that started them dies; at the deadline, or when we are asked to stop
+/// (base/context.h), they and what they started get TERM, 2 s later KILL. More than 64 MiB on
+/// stdout is an Error; of stderr the last 64 KiB are kept.
 class ProcessRunner : public Runner {
  public:
   explicit ProcessRunner(bool verbose = false) : verbose_(verbose) {}
@@ -49,7 +51,7 @@ class ProcessRunner : public Runner {
   bool verbose_;
 };
 
-/// A process that runs beside us. Its destructor ends it: TERM, 2 s, KILL.
+/// A process that runs beside us. Its destructor ends it and what it started: TERM, 2 s, KILL.
 class [[nodiscard]] Child {
  public:
   /// Starts argv with the given descriptors as stdin, stdout, stderr (-1: /dev/null; stderr -1: ours).
@@ -59,16 +61,19 @@ class [[nodiscard]] Child {
   Child& operator=(Child&& other) noexcept;
   ~Child();
 
-  [[nodiscard]] pid_t pid() const { return pid_; }
+  [[nodiscard]] pid_t pid() const { return pid_; }          ///< -1 once it was waited for
+  [[nodiscard]] int pidfd() const { return pidfd_.get(); }  ///< readable when it has ended
   /// Its status (as Result::status), or nullopt when `timeout` passed first.
   std::optional<int> wait(std::chrono::milliseconds timeout);
-  void terminate();  ///< TERM, 2 s, KILL, reap
-  pid_t release();   ///< it is no longer ours
+  void terminate() noexcept;  ///< TERM, 2 s, KILL, reap
+  pid_t release();            ///< it is no longer ours, but still dies with our thread
 
  private:
-  explicit Child(pid_t pid, Fd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
+  friend class ProcessRunner;
+  Child(pid_t pid, Fd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
   pid_t pid_ = -1;
   Fd pidfd_;
+  int status_ = 0;
 };
 
 /// argv as a person would type it, for messages.

@@ -24,9 +24,22 @@ struct Context {
   std::string run_dir = "/run/drover";        ///< gone after a reboot: mounts, locks
 };
 
-/// Throws when SIGINT or SIGTERM has asked us to stop (exit code 130). Operations call it
-/// between steps; install_interrupt_handler is main's.
+/// SIGINT and SIGTERM ask us to stop, once installed (by main). Nothing stops by itself: operations
+/// call check_interrupt() between steps, and a Runner's wait ends its command.
 void install_interrupt_handler();
+/// Throws when we were asked to stop (exit code 130); once for each time we were asked.
 void check_interrupt();
+/// Readable when check_interrupt() would throw, for whoever polls; -1 when it never would.
+int interrupt_fd();
+
+/// While one lives check_interrupt() does not throw: for what must not stop half-way, such as
+/// a roll-back or the steps after a commit point.
+class [[nodiscard]] NoInterrupt {
+ public:
+  NoInterrupt();
+  NoInterrupt(const NoInterrupt&) = delete;
+  NoInterrupt& operator=(const NoInterrupt&) = delete;
+  ~NoInterrupt();
+};
 
 }  // namespace base

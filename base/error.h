@@ -12,7 +12,7 @@ namespace base {
 /// What a program of drover ends with; the same in every man page.
 enum class Exit : int {
   kDone = 0,
-  kFailed = 1,        ///< failed, nothing changed
+  kFailed = 1,  ///< failed, nothing changed
   kUsage = 2,
   kRolledBack = 3,    ///< failed and rolled back
   kNeedsRecover = 4,  ///< roll-back incomplete: `recover` finishes it

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -34,7 +35,8 @@ void unmount_if_mounted(const std::string& path);
 /// Every mount point at or below `path`, deepest first.
 std::vector<std::string> mounts_below(const std::string& path);
 
-/// A loop device over a file, with direct I/O, detached by the destructor unless released.
+/// A loop device over a file, with direct I/O where the file's file system can. The kernel
+/// detaches it (LO_FLAGS_AUTOCLEAR) when its last user is gone: this object, or a mount of it.
 class [[nodiscard]] LoopDevice {
  public:
   static LoopDevice attach(const std::string& file, bool read_only);
@@ -44,11 +46,16 @@ class [[nodiscard]] LoopDevice {
 
   [[nodiscard]] const std::string& path() const { return path_; }
   void detach();
-  void release() { path_.clear(); }
+  /// From here on whatever has it mounted or open keeps it, and nothing else does.
+  void release() {
+    path_.clear();
+    device_.close();
+  }
 
  private:
-  explicit LoopDevice(std::string path) : path_(std::move(path)) {}
+  LoopDevice(std::string path, Fd device) : path_(std::move(path)), device_(std::move(device)) {}
   std::string path_;
+  Fd device_;
 };
 
 /// A directory that goes with its owner, mounts below it included.

@@ -11,7 +11,8 @@ namespace base {
 class Progress {
  public:
   virtual ~Progress() = default;
-  /// Begins a phase. `total` in bytes or steps; 0 when it is not known.
+  /// Begins a phase, perhaps within another one. `total` in bytes, or in steps when it is
+  /// below 4096; 0 when it is not known.
   virtual void begin(std::string_view phase, uint64_t total) = 0;
   /// So much of the phase is done (absolute, not an increment).
   virtual void at(uint64_t done) = 0;
@@ -23,10 +24,14 @@ class Progress {
 enum class Talk { kBar, kPlain, kJson, kSilent };
 
 /// A bar with %, rate and time left; plain lines; JSON lines
-/// `{"phase":…,"done":…,"total":…}`; or nothing. All of them write to stderr.
+/// `{"phase":…,"done":…,"total":…}`, with `"seconds"` and `"failed"` at the end; or nothing. All of them
+/// write to stderr, at most ten times a second but for begin and end.
 std::unique_ptr<Progress> make_progress(Talk talk);
 /// kBar on a terminal, kPlain elsewhere, kJson where `json`.
 Talk default_talk(bool json);
+
+/// "1.4 GiB"; up to 1023 as "17 B".
+std::string human_size(uint64_t bytes);
 
 /// Begins a phase and ends it on every way out.
 class [[nodiscard]] Phase {

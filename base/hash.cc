@@ -1,0 +1,63 @@
+#include "base/hash.h"
+
+#include <fcntl.h>
+#include <sodium.h>
+
+#include <array>
+#include <vector>
+
+#include "base/fd.h"
+
+namespace base {
+
+struct Sha256::State {
+  crypto_hash_sha256_state sodium;
+};
+
+Sha256::Sha256() : state_(std::make_unique<State>()) { crypto_hash_sha256_init(&state_->sodium); }
+Sha256::~Sha256() = default;
+
+void Sha256::add(std::span<const std::byte> data) {
+  crypto_hash_sha256_update(&state_->sodium, reinterpret_cast<const unsigned char*>(data.data()),
+                            data.size());
+}
+
+std::string Sha256::hex() {
+  std::array<unsigned char, crypto_hash_sha256_BYTES> digest;
+  crypto_hash_sha256_final(&state_->sodium, digest.data());
+  std::string text(2 * digest.size() + 1, '\0');
+  sodium_bin2hex(text.data(), text.size(), digest.data(), digest.size());
+  text.pop_back();  // sodium's terminating NUL
+  return text;
+}
+
+std::string sha256_hex(std::string_view text) {
+  Sha256 hash;
+  hash.add(std::as_bytes(std::span(text)));
+  return hash.hex();
+}
+
+std::string sha256_file_hex(const std::string& path) {
+  Fd fd = open(path, O_RDONLY);
+  Sha256 hash;
+  std::vector<std::byte> piece(256 << 10);
+  while (size_t size = read_full(fd.get(), piece)) hash.add(std::span(piece).first(size));
+  return hash.hex();
+}
+
+uint32_t crc32c(std::string_view data) {
+  static constexpr auto kTable = [] {
+    std::array<uint32_t, 256> table{};
+    for (uint32_t i = 0; i < table.size(); ++i) {
+      uint32_t crc = i;
+      for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78u : 0u);
+      table[i] = crc;
+    }
+    return table;
+  }();
+  uint32_t crc = ~0u;
+  for (char c : data) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<unsigned char>(c)) & 0xff];
+  return ~crc;
+}
+
+}  // namespace base
