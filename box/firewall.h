@@ -1,0 +1,34 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "box/address.h"
+
+namespace box {
+
+/// The rules on the host end of a box's cable: one nftables table per box, family netdev, named
+/// after the host end. It hooks into the device's ingress (what comes out of the box) and egress
+/// (what goes into it; kernel ≥ 5.16), so it does not matter which bridge the host end is on.
+///
+/// Each call is one nftables transaction: there is no moment between two states, and none without
+/// rules. A failed call changes nothing. All of them work in the caller's network namespace, and
+/// the host end must exist except for remove_firewall and firewall_state.
+enum class Firewall { kNone, kShut, kOpen };
+
+/// The box may be itself and nobody else:
+/// - out of it come frames from its MAC only, ARP, IPv4 and IPv6, untagged, and from its addresses
+///   only (for IPv6 also its link-local one); a family of which it has no address is dropped whole
+/// - ARP and neighbour discovery may claim its own addresses only, with its own MAC
+/// - it is no router and no DHCP server: no router advertisement, redirect, multicast query, DHCP answer
+/// - into it goes everything but ARP and neighbour advertisements that claim its addresses for
+///   another MAC
+void open_firewall(const std::string& host_end, const Mac& mac, const std::vector<Address>& addresses);
+
+/// Not a frame passes in either direction: while the box is frozen or half restored, nothing of the
+/// node's kernel may answer for it (a RST would end its connections).
+void shut_firewall(const std::string& host_end);
+
+void remove_firewall(const std::string& host_end);  ///< absent is fine
+Firewall firewall_state(const std::string& host_end);
+
+}  // namespace box
