@@ -1,0 +1,102 @@
+#pragma once
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace migrate {
+
+/// What a frame is about: its first byte on the wire (docs/formats/move-wire.md). A number is
+/// never used twice. A new type needs a line here and one in kFrames below.
+enum class Frame : uint8_t {
+  kData = 1,     ///< a piece of a zstd stream
+  kDataEnd = 2,  ///< the zstd stream before it is complete
+  kFailed = 3,   ///< JSON {"error": sentence, "hint"?: text}: the sender of this gives up
+  kHello = 16,   ///< JSON, like all that follow
+  kOffer = 17,
+  kRefuse = 18,
+  kLayers = 19,
+};
+
+struct FrameName {
+  Frame type;
+  std::string_view name;  ///< as messages say it
+};
+inline constexpr std::array kFrames = {
+    FrameName{Frame::kData, "data"},     FrameName{Frame::kDataEnd, "end of data"},
+    FrameName{Frame::kFailed, "failed"}, FrameName{Frame::kHello, "hello"},
+    FrameName{Frame::kOffer, "offer"},   FrameName{Frame::kRefuse, "refuse"},
+    FrameName{Frame::kLayers, "layers"},
+};
+
+/// nullopt: no such frame.
+std::optional<std::string_view> frame_name(Frame type);
+
+/// The longest payload, in both directions. A longer one is an Error before it is read.
+inline constexpr size_t kMaxFrame = 1 << 20;
+
+struct Message {
+  Frame type;
+  std::vector<std::byte> bytes;
+};
+
+/// Frames over two descriptors that it borrows: a byte for the type, 32 bits little-endian for
+/// the length, the payload. For one thread.
+///
+/// Every wait has a deadline. Whatever the other side does wrong (silence, an end in the middle,
+/// an unknown type, a length out of bounds) is an Error whose sentence begins with "the other
+/// node"; a kFailed frame becomes an Error with the other node's own words. SIGPIPE is never
+/// raised. While it lives both descriptors are non-blocking.
+class Wire {
+ public:
+  /// `patience` is how long a send may make no progress at all.
+  Wire(int in_fd, int out_fd, std::chrono::milliseconds patience = std::chrono::seconds(60));
+  Wire(const Wire&) = delete;
+  Wire& operator=(const Wire&) = delete;
+  ~Wire();
+
+  void send(Frame type, std::span<const std::byte> payload = {});
+  void send_json(Frame type, const nlohmann::json& json);
+  /// Tells the other node why we give up. Never throws: the connection may be what failed.
+  void send_failed(std::string_view sentence, std::string_view hint = {}) noexcept;
+
+  /// The next frame. `awaited` is for the sentence: "… closed the connection while we waited for AWAITED".
+  Message recv(std::chrono::milliseconds timeout, std::string_view awaited = "its next message");
+  /// The next frame must be of this type and hold one JSON object.
+  nlohmann::json expect_json(Frame type, std::chrono::milliseconds timeout);
+
+  /// Called at least twice a second during every wait; may throw. For base::check_interrupt, until
+  /// the commit point.
+  void on_wait(std::function<void()> hook) { hook_ = std::move(hook); }
+
+  /// Bytes on the wire, heads of frames included.
+  [[nodiscard]] uint64_t bytes_sent() const { return sent_; }
+  [[nodiscard]] uint64_t bytes_received() const { return received_; }
+  [[nodiscard]] uint64_t wire_bytes() const { return sent_ + received_; }
+
+ private:
+  using Deadline = std::chrono::steady_clock::time_point;
+  void write(std::span<const std::byte> bytes);
+  void read(std::span<std::byte> out, Deadline deadline, std::string_view awaited);
+  bool ready(int fd, short events, Deadline deadline);  ///< false: the deadline passed
+  [[noreturn]] void fail_send(std::string sentence, int err);
+  std::optional<std::string> last_words();
+
+  int in_, out_;
+  int in_flags_, out_flags_;  ///< as they were before us
+  std::chrono::milliseconds patience_;
+  std::function<void()> hook_;
+  uint64_t sent_ = 0, received_ = 0;
+};
+
+/// The JSON object in `message`; anything else in it is an Error.
+nlohmann::json parse_json(const Message& message);
+
+}  // namespace migrate
