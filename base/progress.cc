@@ -125,17 +125,21 @@ class Bar : public Phases {
     return std::format("{}  {}  {}", human_size(state.done), rate(state), clock_time(state.seconds()));
   }
 
+  /// Each figure has a fixed width, so that the bar keeps its own.
   static std::string of_total(const State& state) {
     std::string figures = std::format("{:3.0f} %", 100 * share(state));
-    if (state.steps())
-      figures += std::format("  {} of {}", state.done, state.total);
-    else
-      figures += std::format("  {}", rate(state));
+    if (state.steps()) {
+      auto digits = std::to_string(state.total).size();
+      figures += std::format("  {:{}} of {}", state.done, digits, state.total);
+    } else {
+      figures += std::format("  {:>12}", state.done > 0 ? rate(state) : "");
+    }
     // Earlier than that a guess only jumps about.
-    if (state.seconds() > 1 && state.done > 0)
-      figures += std::format("  {} left", clock_time(state.seconds() * (1 / share(state) - 1)));
-    return figures;
+    bool known = state.seconds() > 1 && state.done > 0;
+    return figures + std::format("  {:>10}", known ? clock_time(seconds_left(state)) + " left" : "");
   }
+
+  static double seconds_left(const State& state) { return state.seconds() * (1 / share(state) - 1); }
 
   static size_t columns() {
     winsize size = {};
