@@ -30,10 +30,14 @@ void install_interrupt_handler() {
   if (asked_to_stop >= 0) return;
   asked_to_stop = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (asked_to_stop < 0) throw sys_error("cannot make an eventfd");
-  struct sigaction action = {};
-  action.sa_handler = on_signal;  // without SA_RESTART: a wait ends early
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action = {};
+    ::sigaction(signal, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) continue;  // nohup, or a shell's background job: so they want it
+    action = {};
+    action.sa_handler = on_signal;  // without SA_RESTART: a wait ends early
+    ::sigaction(signal, &action, nullptr);
+  }
 }
 
 int interrupt_fd() { return masks == 0 ? asked_to_stop.load() : -1; }

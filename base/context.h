@@ -24,7 +24,7 @@ struct Context {
   std::string run_dir = "/run/drover";        ///< gone after a reboot: mounts, locks
 };
 
-/// SIGINT and SIGTERM ask us to stop, once installed (by main). Nothing stops by itself: operations
+/// SIGINT, SIGTERM and SIGHUP ask us to stop, once installed (by main). Nothing stops by itself: operations
 /// call check_interrupt() between steps, and a Runner's wait ends its command.
 void install_interrupt_handler();
 /// Throws when we were asked to stop (exit code 130); once for each time we were asked.

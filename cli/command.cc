@@ -1,0 +1,178 @@
+#include "cli/command.h"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/man.h"
+#include "cli/output.h"
+
+namespace cli {
+namespace {
+
+struct Globals {
+  bool json = false;
+  bool verbose = false;
+  std::string state_dir = "/var/lib/drover";
+  std::string run_dir = "/run/drover";
+};
+
+/// The command that was named, as far as it was understood: "drover-node box create".
+std::string named(const CLI::App& app) {
+  auto chosen = app.get_subcommands();
+  return app.get_name() + (chosen.empty() ? "" : " " + named(*chosen.front()));
+}
+
+const CLI::App& innermost(const CLI::App& app) {
+  auto chosen = app.get_subcommands();
+  return chosen.empty() ? app : innermost(*chosen.front());
+}
+
+std::vector<const CLI::App*> commands_of(const CLI::App& app) {
+  return app.get_subcommands([](const CLI::App*) { return true; });
+}
+
+void help(const CLI::App& app) {
+  std::string command = named(app);
+  const CLI::App& called = innermost(app);
+  std::string text;
+  if (auto page = find_page(command))
+    text = rendered(*page, ::isatty(STDOUT_FILENO) == 1);
+  else if (commands_of(called).empty())
+    text = called.help(command.substr(0, command.rfind(' ')));
+  else
+    text = command + "\n\n    " + called.get_description() + "\n";
+
+  std::vector<std::vector<std::string>> rows;
+  for (const CLI::App* sub : commands_of(called))
+    rows.push_back({"    " + command + " " + sub->get_name(), sub->get_description()});
+  print(text + (rows.empty() ? "" : "\n" + table({"COMMANDS", ""}, rows)));
+}
+
+/// CLI11's exception as one sentence of ours.
+std::string sentence(const CLI::ParseError& e, const CLI::App& app) {
+  const CLI::App& command = innermost(app);
+  auto extras = app.remaining(true);
+  std::string text = e.what();
+  bool wants_command = !commands_of(command).empty();
+  if (!extras.empty() && extras.front().starts_with("-")) return "unknown option " + extras.front();
+  if (!extras.empty() && wants_command) return "unknown command " + named(app) + " " + extras.front();
+  if (!extras.empty()) return "unexpected argument " + base::quoted({extras.front()});
+  if (e.get_name() == "ArgumentMismatch" && text.contains(" required "))
+    return text.substr(0, text.find(':')) + " needs a value";
+  if (e.get_name() == "RequiredError" && wants_command) return named(app) + " needs a command";
+  if (text.ends_with(" is required")) return text.substr(0, text.size() - 12) + " is missing";
+  if (text.size() > 1 && std::islower(text[1]) != 0) text[0] = static_cast<char>(std::tolower(text[0]));
+  return text;
+}
+
+/// One command a line, behind a tab its arguments and options: for shell completion, and for
+/// the test that each of them stands in the command's page.
+void list_commands(const CLI::App& app, const std::string& command) {
+  for (const CLI::App* sub : commands_of(app)) list_commands(*sub, command + " " + sub->get_name());
+  if (!commands_of(app).empty()) return;
+  std::string options;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option == app.get_help_ptr()) continue;
+    options += (options.empty() ? "" : " ") + option->get_name(/*positional=*/option->get_positional());
+  }
+  print(command + "\t" + options + "\n");
+}
+
+void declare_globals(CLI::App& app, Globals& globals) {
+  app.fallthrough();  // global options may stand behind the command
+  app.set_version_flag("--version", app.get_name() + " " DROVER_VERSION);
+  app.add_flag("--json", globals.json, "one JSON document on stdout, JSON lines on stderr");
+  app.add_flag("-v,--verbose", globals.verbose, "log each command that is run");
+  app.add_option("--state-dir", globals.state_dir, "what is kept over reboots")->capture_default_str();
+  app.add_option("--run-dir", globals.run_dir, "what is gone after a reboot")->capture_default_str();
+  app.set_help_all_flag("--list-commands", "print every command, for shell completion");
+}
+
+void declare_commands(CLI::App& app, const Program& program, Commands::Run& chosen) {
+  for (const Noun& noun : program.nouns) {
+    CLI::App* parent = noun.name.empty() ? &app : app.add_subcommand(noun.name, noun.summary);
+    Commands commands(*parent, chosen);
+    noun.add(commands);
+    parent->require_subcommand(1);
+  }
+  app.require_subcommand(1);
+}
+
+/// Everything that the command reports to or asks of.
+void run_command(const Commands::Run& command, const Globals& globals) {
+  base::set_verbose(globals.verbose);
+  base::install_interrupt_handler();
+  base::ProcessRunner runner(globals.verbose);
+  base::Clock clock;
+  auto progress = base::make_progress(base::default_talk(globals.json));
+  base::Context context = {.runner = runner,
+                           .progress = *progress,
+                           .clock = clock,
+                           .state_dir = globals.state_dir,
+                           .run_dir = globals.run_dir};
+  command({.context = context, .json = globals.json});
+}
+
+base::Exit understand_and_run(const Program& program, int argc, const char* const* argv, Globals& globals) {
+  CLI::App app(program.summary, program.name);
+  Commands::Run chosen;
+  declare_globals(app, globals);
+  declare_commands(app, program, chosen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    help(app);
+    return base::Exit::kDone;
+  } catch (const CLI::CallForAllHelp&) {
+    list_commands(app, program.name);
+    return base::Exit::kDone;
+  } catch (const CLI::CallForVersion& e) {
+    print(e.what() + std::string("\n"));
+    return base::Exit::kDone;
+  } catch (const CLI::ParseError& e) {
+    throw base::Error(sentence(e, app)).hint("see " + named(app) + " --help").exit(base::Exit::kUsage);
+  }
+  run_command(chosen, globals);
+  return base::Exit::kDone;
+}
+
+int report(const base::Error& e, bool json) {
+  int status = static_cast<int>(e.exit());
+  std::string text = e.render();
+  if (json) {
+    nlohmann::ordered_json line = {{"error", e.message()}, {"while", e.contexts()}, {"exit", status}};
+    if (!e.hint().empty()) line["hint"] = e.hint();
+    text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  }
+  [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+  return status;
+}
+
+}  // namespace
+
+CLI::App& Commands::add(std::string name, std::string summary, Run run) {
+  CLI::App& command = *app_.add_subcommand(std::move(name), std::move(summary));
+  command.set_help_all_flag();  // the program's alone
+  command.callback([&chosen = chosen_, run = std::move(run)] { chosen = run; });
+  return command;
+}
+
+int run(const Program& program, int argc, const char* const* argv) {
+  // A reader of our output that goes away must not end us in the middle of an operation.
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGCHLD, SIG_DFL);  // whoever started us may ignore it: then no child could be waited for
+  Globals globals;
+  try {
+    return static_cast<int>(understand_and_run(program, argc, argv, globals));
+  } catch (const base::Error& e) {
+    return report(e, globals.json);
+  } catch (const std::exception& e) {
+    return report(base::error("this is a defect of {}: {}", program.name, e.what()), globals.json);
+  }
+}
+
+}  // namespace cli

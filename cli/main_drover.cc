@@ -1,0 +1,12 @@
+// drover: for the operator's machine, the build machine and the boot server.
+#include "cli/command.h"
+#include "cli/nouns.h"
+
+int main(int argc, char** argv) {
+  const cli::Program drover = {
+      .name = "drover",
+      .summary = "builds images and templates, and runs the fleet",
+      .nouns = {},
+  };
+  return cli::run(drover, argc, argv);
+}

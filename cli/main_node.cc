@@ -1,0 +1,12 @@
+// drover-node: for every node; what it does, it does on this node.
+#include "cli/command.h"
+#include "cli/nouns.h"
+
+int main(int argc, char** argv) {
+  const cli::Program drover_node = {
+      .name = "drover-node",
+      .summary = "runs and moves the boxes of this node",
+      .nouns = {},
+  };
+  return cli::run(drover_node, argc, argv);
+}

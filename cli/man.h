@@ -1,0 +1,25 @@
+#pragma once
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace cli {
+
+/// A page of docs/man/, built into the program.
+struct Page {
+  std::string_view name;  ///< of its file, without ".md": "drover-node-box-create"
+  std::string_view text;
+};
+
+/// All of them; made by cmake/embed_pages.cmake.
+std::span<const Page> pages();
+
+/// The page of a command as it is typed: "drover-node box create".
+std::optional<std::string_view> find_page(std::string_view command);
+
+/// The page's Markdown for a terminal: headings in capitals (bold where `bold`), what is below
+/// them indented, marks of code and emphasis taken away.
+std::string rendered(std::string_view markdown, bool bold);
+
+}  // namespace cli
