@@ -70,9 +70,11 @@ void ZstdSink::finish() {
 uint64_t ZstdSink::bytes_in() const { return state_->in_bytes; }
 
 struct ZstdSource::State {
-  State(Wire& from, std::chrono::milliseconds longest) : wire(from), timeout(longest), context(ZSTD_createDCtx()) {
+  State(Wire& from, std::chrono::milliseconds longest)
+      : wire(from), timeout(longest), context(ZSTD_createDCtx()) {
     if (!context) throw error("no memory for zstd");
-    checked(ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kWindowLog), "cannot set zstd's window");
+    checked(ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kWindowLog),
+            "cannot set zstd's window");
     plain.resize(ZSTD_DStreamOutSize());
   }
 
@@ -80,7 +82,8 @@ struct ZstdSource::State {
   bool next_frame() {
     if (ended) return false;
     frame = wire.recv(timeout, "more data");
-    if (frame.type == Frame::kData && frame.bytes.empty()) throw error("the other node sent a frame of data without data");
+    if (frame.type == Frame::kData && frame.bytes.empty())
+      throw error("the other node sent a frame of data without data");
     if (frame.type != Frame::kData && frame.type != Frame::kDataEnd)
       throw error("the other node sent \"{}\" in the middle of data", *frame_name(frame.type));
     if (frame.type == Frame::kDataEnd && !frame.bytes.empty())
@@ -95,12 +98,15 @@ struct ZstdSource::State {
     ZSTD_outBuffer out = {to.data(), to.size(), 0};
     while (out.pos == 0) {
       if (complete) {
-        if (in.pos < in.size || next_frame()) throw error("the other node sent data behind the end of its zstd stream");
+        if (in.pos < in.size || next_frame())
+          throw error("the other node sent data behind the end of its zstd stream");
         return 0;
       }
-      // A full window may still hold output when the input is used up, so it is asked before a frame is awaited.
+      // A full window may still hold output when the input is used up, so it is asked before a frame is
+      // awaited.
       size_t had = in.pos;
-      size_t left = checked(ZSTD_decompressStream(context.get(), &out, &in), "the other node's data cannot be decompressed");
+      size_t left = checked(ZSTD_decompressStream(context.get(), &out, &in),
+                            "the other node's data cannot be decompressed");
       complete = left == 0;
       if (out.pos == 0 && !complete && in.pos == had && in.pos == in.size && !next_frame())
         throw error("the other node ended its data in the middle");

@@ -62,7 +62,7 @@ struct SendOptions {
 TreeStats send_tree(int root, Sink& sink, TreeSnapshot& last, const SendOptions& options = {});
 
 struct ReceiveOptions {
-  std::function<void()> check = {};                ///< called often; throws to stop
+  std::function<void()> check = {};                   ///< called often; throws to stop
   std::function<void(uint64_t bytes)> progress = {};  ///< content received so far
 };
 

@@ -21,8 +21,8 @@ class TreeSnapshot {
     uint64_t ino = 0;
     uint64_t ctime_ns = 0, mtime_ns = 0, atime_ns = 0;  ///< compared for equality only, but for ctime
     uint64_t size = 0;
-    uint32_t mode = 0;        ///< st_mode
-    uint32_t name_at = 0;     ///< in names_
+    uint32_t mode = 0;              ///< st_mode
+    uint32_t name_at = 0;           ///< in names_
     uint32_t first = 0, count = 0;  ///< a directory's children: one run of nodes, sorted by name
     uint8_t name_length = 0;
     bool whiteout = false;  ///< char 0:0

@@ -1,6 +1,7 @@
 #include "migrate/wire.h"
 
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -9,7 +10,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 
@@ -79,7 +79,9 @@ std::string text_of(const nlohmann::json& object, const char* key) {
   throw std::move(failed);
 }
 
-std::string seconds(milliseconds time) { return std::format("{:.3g} s", static_cast<double>(time.count()) / 1000); }
+std::string seconds(milliseconds time) {
+  return std::format("{:.3g} s", static_cast<double>(time.count()) / 1000);
+}
 
 }  // namespace
 
@@ -122,7 +124,8 @@ void Wire::write(std::span<const std::byte> bytes) {
         fail_send(std::format("the other node has taken nothing for {}", seconds(patience_)), 0);
     } else if (errno != EINTR) {
       int err = errno;
-      if (err == EPIPE || err == ECONNRESET) fail_send("the other node closed the connection while we sent to it", 0);
+      if (err == EPIPE || err == ECONNRESET)
+        fail_send("the other node closed the connection while we sent to it", 0);
       fail_send("cannot send to the other node", err);
     }
   }
@@ -190,7 +193,8 @@ void Wire::read(std::span<std::byte> out, Deadline deadline, std::string_view aw
     } else if (got == 0 || errno == ECONNRESET) {
       throw error("the other node closed the connection while we waited for {}", awaited);
     } else if (errno == EAGAIN) {
-      if (!ready(in_, POLLIN, deadline)) throw error("the other node was silent while we waited for {}", awaited);
+      if (!ready(in_, POLLIN, deadline))
+        throw error("the other node was silent while we waited for {}", awaited);
     } else if (errno != EINTR) {
       throw base::sys_error("cannot read from the other node");
     }
