@@ -1,0 +1,25 @@
+#include "box/netns.h"
+
+#include <sched.h>
+
+#include <exception>
+#include <thread>
+
+#include "base/error.h"
+
+namespace box {
+
+void in_netns(int netns_fd, const std::function<void()>& body) {
+  std::exception_ptr failure;
+  std::thread([&] {
+    try {
+      if (setns(netns_fd, CLONE_NEWNET) != 0) throw base::sys_error("cannot enter the network namespace");
+      body();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }).join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace box
