@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,11 +22,15 @@ std::vector<Address> bridge_addresses(const std::string& bridge);
 /// The gateways of this node's default routes, the preferred first; of both families.
 std::vector<Address> default_gateways();
 
-/// Both ends are down. The host end has no IPv6 of its own, and a MAC fe:… of its own, so high
-/// that a bridge never takes it over as its own MAC: that would cut the node's own connections.
+/// Both ends are down. The host end has no IPv6 of its own, and a MAC fe:… so high that a bridge
+/// with an uplink never takes it over as its own: that would cut the node's own connections.
 void create_veth(const std::string& host_end, const std::string& other_end, unsigned mtu);
+/// The bridge keeps the MAC that it has.
 void attach_to_bridge(const std::string& host_end, const std::string& bridge);
 void set_up(const std::string& link);
+/// Both ends are up and frames pass: an end set up gets there only after the kernel has run its
+/// link watch, and before that what is sent is lost without a word. False when `timeout` passed first.
+bool wait_for_carrier(const std::string& host_end, std::chrono::milliseconds timeout);
 void delete_link(const std::string& link);  ///< its other end goes with it; absent is fine
 bool link_exists(const std::string& link);
 
