@@ -8,10 +8,10 @@
 namespace box {
 
 /// Tells the network where the box is now, from inside its network namespace, on eth0: for each
-/// IPv4 address a gratuitous ARP in both forms, request and reply (RFC 5227 section 3, RFC 5944 section 4.6), for
-/// each IPv6 address an unsolicited neighbour advertisement to all nodes (RFC 4861 section 7.2.6), one also
-/// for the link-local address. Switches learn the new port from any of these frames.
-/// eth0 must be up and its firewall open.
+/// IPv4 address a gratuitous ARP in both forms, request and reply (RFC 5227 section 3, RFC 5944 section 4.6),
+/// for each IPv6 address an unsolicited neighbour advertisement to all nodes (RFC 4861 section 7.2.6), one
+/// also for the link-local address. Switches learn the new port from any of these frames. eth0 must be up and
+/// its firewall open.
 void announce(int netns_fd, const Mac& mac, const std::vector<Address>& addresses);
 
 struct Holder {
