@@ -9,9 +9,9 @@ namespace box {
 
 /// An IPv4 or IPv6 address that a box or a gateway may have, with or without a prefix length.
 struct Address {
-  int family = 0;                     ///< AF_INET or AF_INET6
+  int family = 0;                      ///< AF_INET or AF_INET6
   std::array<uint8_t, 16> bytes = {};  ///< network order; an IPv4 address uses the first four
-  std::optional<unsigned> prefix;     ///< length in bits
+  std::optional<unsigned> prefix;      ///< length in bits
 
   /// "10.77.0.10/24", "fd77::10/64", or the same without a length. What no box can have (multicast,
   /// loopback, unspecified, IPv4-mapped; a network's own or its broadcast address) is an Error
