@@ -313,6 +313,12 @@ def sandbox(tmp_path):
     """Runs ci/lab where no other lab is, and where writing its sysctls changes nothing in the kernel."""
     class Sandbox:
         name = f"try-{os.getpid()}"
+        state = Path(f"/var/lib/drover-lab/{name}")
+
+        def hook(self, text):
+            """A file for BASH_ENV, which bash reads before a script."""
+            (tmp_path / "hook").write_text(text)
+            return str(tmp_path / "hook")
 
         def start(self, *words, env=None, name=None):
             return subprocess.Popen(["nsenter", "--target", str(holder.pid), "--mount", "--", ROOT / "ci/lab", *words],
@@ -393,6 +399,19 @@ def test_a_lab_whose_processes_died(sandbox, lab_traces, wait_until, after):
     assert not lab_traces(sandbox.name) and sandbox.sysctls() == UNTOUCHED
 
 
+@pytest.mark.parametrize("after", ["down", "up"])
+def test_a_lab_after_a_reboot(sandbox, lab_traces, after):
+    """Only what is on disk is still there."""
+    assert sandbox.run("up").returncode == 0
+    (sandbox.state / "node1" / "old").touch()
+    assert sandbox.run("down", env={"BASH_ENV": sandbox.hook("rm() { [[ $* = */var/lib/* ]] || command rm \"$@\"; }")}).returncode == 0
+    assert (sandbox.state / "node1" / "old").exists()
+    assert sandbox.run(after).returncode == 0
+    assert not (sandbox.state / "node1" / "old").exists()
+    assert sandbox.run("down").returncode == 0
+    assert not lab_traces(sandbox.name) and sandbox.sysctls() == UNTOUCHED
+
+
 def test_down_takes_everything_that_runs_in_it(sandbox, lab_traces):
     """A frozen box in cgroups of its own, a daemon, mounts in mounts, and loop devices on disk and in memory."""
     assert sandbox.run("up").returncode == 0
@@ -416,17 +435,17 @@ def test_down_takes_everything_that_runs_in_it(sandbox, lab_traces):
     assert not lab_traces(sandbox.name)
 
 
-def test_up_that_fails_says_why_and_rolls_back(sandbox, lab_traces, tmp_path):
-    (tmp_path / "hook").write_text('[[ $0 != */lab-machine || $1 != node2 ]] || { echo "no such luck" >&2; exit 1; }\n')
-    result = sandbox.run("up", env={"BASH_ENV": str(tmp_path / "hook")})
+def test_up_that_fails_says_why_and_rolls_back(sandbox, lab_traces):
+    hook = sandbox.hook('[[ $0 != */lab-machine || $1 != node2 ]] || { echo "no such luck" >&2; exit 1; }')
+    result = sandbox.run("up", env={"BASH_ENV": hook})
     assert (result.returncode, result.stderr) == (3, "error: node2 did not come up\nhint: it said: no such luck\n")
     assert not lab_traces(sandbox.name) and sandbox.sysctls() == UNTOUCHED
 
 
-def kill_at_every_step(sandbox, lab_traces, tmp_path, script, how, stride):
+def kill_at_every_step(sandbox, lab_traces, script, how, stride):
     """A DEBUG trap, which bash runs before each command, kills the script before its n-th one. Goes on
     until up comes to its end first."""
-    (tmp_path / "hook").write_text(f"""
+    hook = sandbox.hook(f"""
         if [[ $0 == */{script} && ${{1:-}} == "$STEP_OF" ]]; then
           step=0 shell=$BASHPID
           set -o functrace
@@ -434,7 +453,7 @@ def kill_at_every_step(sandbox, lab_traces, tmp_path, script, how, stride):
         fi""")
     for step in itertools.count(1, stride):
         name = "up" if script == "lab" else "node1"
-        result = sandbox.run("up", env={"BASH_ENV": str(tmp_path / "hook"), "STEP": str(step), "STEP_OF": name})
+        result = sandbox.run("up", env={"BASH_ENV": hook, "STEP": str(step), "STEP_OF": name})
         if result.returncode == 0:
             assert step > 20, "the hook never ran"
             assert sandbox.run("down").returncode == 0
@@ -452,15 +471,15 @@ def kill_at_every_step(sandbox, lab_traces, tmp_path, script, how, stride):
 
 
 @pytest.mark.parametrize("script, how", [("lab", "TERM"), ("lab", "KILL"), ("lab", "INT"), ("lab-machine", "KILL")])
-def test_up_killed_at_some_steps(sandbox, lab_traces, tmp_path, script, how):
-    kill_at_every_step(sandbox, lab_traces, tmp_path, script, how, 29 if script == "lab" else 7)
+def test_up_killed_at_some_steps(sandbox, lab_traces, script, how):
+    kill_at_every_step(sandbox, lab_traces, script, how, 29 if script == "lab" else 7)
 
 
 @pytest.mark.slow
 @pytest.mark.limit(900)
 @pytest.mark.parametrize("script, how", [("lab", "TERM"), ("lab", "KILL"), ("lab-machine", "KILL")])
-def test_up_killed_at_every_step(sandbox, lab_traces, tmp_path, script, how):
-    kill_at_every_step(sandbox, lab_traces, tmp_path, script, how, 1)
+def test_up_killed_at_every_step(sandbox, lab_traces, script, how):
+    kill_at_every_step(sandbox, lab_traces, script, how, 1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
