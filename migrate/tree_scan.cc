@@ -33,12 +33,16 @@ uint64_t clock_ns(clockid_t clock) {
 class Scan {
  public:
   Scan(int root, bool final, const std::function<void()>& check)
-      : root_(root), final_(final), check_(check), chain_(root) {}
+      // Opened anew, with O_NOATIME: the scan itself must not change what it compares.
+      : root_(open_beneath(root, ".", O_RDONLY | O_DIRECTORY | O_NOATIME)),
+        final_(final),
+        check_(check),
+        chain_(root_.get()) {}
 
   TreeSnapshot run() {
     struct stat status;
-    if (::fstat(root_, &status) != 0) throw base::sys_error("cannot look at the tree");
-    if (!S_ISDIR(status.st_mode)) throw error("the tree to send is no directory");
+    if (!root_ || ::fstat(root_.get(), &status) != 0)
+      throw base::sys_error("cannot look at the directory to send");
     device_ = status.st_dev;
     names_.push_back('\0');
     take(nodes_.emplace_back(), status);
@@ -114,7 +118,7 @@ class Scan {
     nodes_[at].absent = true;
   }
 
-  int root_;
+  base::Fd root_;
   bool final_;
   const std::function<void()>& check_;
   DirChain chain_;
