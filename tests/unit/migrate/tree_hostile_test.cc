@@ -1,5 +1,7 @@
 #include <sys/xattr.h>
 
+#include <filesystem>
+
 #include "migrate/tree_format.h"
 #include "tests/unit/base/namespace.h"
 #include "tests/unit/migrate/tree_tools.h"
@@ -271,6 +273,17 @@ TEST_F(TreeHostile, Links) {
             refusal(tree().whole_file("f", 1).enter("f").leave().link("l", 1)));
   // The id of an earlier round means nothing.
   EXPECT_EQ("a link refers to 1, and there are 0", refusal(tree(0).link("l", 1)));
+}
+
+TEST_F(TreeHostile, TheFuzzersCorpusIsRight) {
+  std::string corpus = DROVER_SOURCE_DIR "/tests/fuzz/corpus/migrate_tree";
+  for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
+    base::remove_tree(to());
+    base::make_directories(to());
+    Bytes bytes{base::read_file(entry.path())};
+    if (bytes.text[kTreeMagic.size()] != kRoundZero) base::make_directories(to("directory"));
+    EXPECT_EQ("! no error", refusal(bytes, true)) << entry.path();
+  }
 }
 
 TEST_F(TreeHostile, AStreamMayEndAnywhere) {

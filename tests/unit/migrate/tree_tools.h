@@ -49,6 +49,9 @@ class TreeTest : public testing::Test {
     base::make_directories(from());
     base::make_directories(to());
   }
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: owners, trusted attributes and whiteouts are root's";
+  }
   [[nodiscard]] std::string from(const std::string& name = {}) const {
     return directory_.path() + "/from/" + name;
   }
