@@ -35,13 +35,13 @@ struct Manifest {
   std::string version;  ///< YYYYMMDDnn: day of the build (UTC) and a count from 01
   std::string base;     ///< name@version of the OS template below; empty for an OS template
   std::string description;
-  std::string distribution;    ///< Debian suite, such as "trixie"
-  std::string architecture;    ///< as dpkg names it, such as "amd64"
-  std::string fingerprint;     ///< "sha256:…" over all that went into the build
-  int64_t clock = 0;           ///< SOURCE_DATE_EPOCH of the build: when its youngest package was made
-  std::vector<Layer> layers;   ///< bottom first; the base's are included
+  std::string distribution;       ///< Debian suite, such as "trixie"
+  std::string architecture;       ///< as dpkg names it, such as "amd64"
+  std::string fingerprint;        ///< "sha256:…" over all that went into the build
+  int64_t clock = 0;              ///< SOURCE_DATE_EPOCH of the build: when its youngest package was made
+  std::vector<Layer> layers;      ///< bottom first; the base's are included
   std::vector<Package> packages;  ///< of the whole template, the base's included; sorted by name
-  uint64_t tree_bytes = 0;     ///< what the files of the top layer take unpacked
+  uint64_t tree_bytes = 0;        ///< what the files of the top layer take unpacked
   Start start;
 
   [[nodiscard]] std::string reference() const { return name + "@" + version; }
@@ -59,5 +59,9 @@ struct Manifest {
 bool valid_name(std::string_view name);
 bool valid_version(std::string_view version);
 bool valid_digest(std::string_view digest);
+/// "name" or "name@version".
+bool valid_reference(std::string_view reference);
+/// What was expected of a Start and is not so; empty when it is fine.
+std::string problem_with(const Start& start);
 
 }  // namespace templates

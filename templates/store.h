@@ -8,6 +8,7 @@
 #include "base/context.h"
 #include "base/fd.h"
 #include "templates/manifest.h"
+#include "templates/sign.h"
 
 namespace templates {
 
@@ -81,15 +82,23 @@ class Store {
   /// else writes) and its layers stay. `dry_run` only tells.
   Freed gc(unsigned keep, const std::function<std::vector<std::string>()>& in_use, bool dry_run = false);
 
+  [[nodiscard]] Keys keys() const;
+
  private:
   [[nodiscard]] std::optional<Version> newest(std::string_view name) const;
+  [[nodiscard]] std::string manifest_path(const Version& version) const;
+  [[nodiscard]] base::Fd lock(int kind) const;
   std::string state_dir_;
 };
+
+/// The name that a layer with the bytes of `path` has. `at` is told the bytes read so far.
+std::string digest_of_file(const std::string& path, const std::function<void(uint64_t)>& at = {});
 
 /// Gives the template version `reference` to a `receive` at the other end: manifest, signature and
 /// those layers that it does not have (docs/formats/template-stream.md). Returns the bytes of
 /// layers sent. An end that is silent for 60 s is an Error; so is a refusal, in its words.
-uint64_t send_missing(base::Context& context, const Store& store, std::string_view reference, int in, int out);
+uint64_t send_missing(base::Context& context, const Store& store, std::string_view reference, int in,
+                      int out);
 
 /// The other end: checks signature and hashes while it writes; the version exists in `store`
 /// afterwards, or nothing but whole layers was added. Takes no byte beyond its part from `in`.
