@@ -1,0 +1,75 @@
+#pragma once
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace templates {
+
+/// What a template is made from: one TOML file (docs/formats/template-definition.md).
+struct Definition {
+  /// A word of the file and the line it stands on, for messages about it.
+  struct Word {
+    std::string text;
+    unsigned line = 0;
+  };
+
+  struct Distribution {
+    std::string suite;
+    std::string variant = "apt";  ///< what is there before `packages`, as mmdebstrap names it
+  };
+
+  /// Where packages come from.
+  struct Mirror {
+    std::string url;      ///< empty: from this machine's apt sources
+    std::string keyring;  ///< file with the keys that sign it; empty: Debian's
+    std::vector<std::string> components = {"main"};
+  };
+
+  struct File {
+    enum class Kind { kContent, kSymlink, kDirectory };
+    std::string path;  ///< absolute, in the template
+    Kind kind = Kind::kContent;
+    std::string content;  ///< of the file, or what the symlink says
+    unsigned mode = 0644;
+    std::string owner = "root", group = "root";  ///< names known in the template, or numbers
+    bool early = false;                          ///< placed before the packages are installed
+    unsigned line = 0;
+  };
+
+  struct Strip {
+    bool documentation = true, locales = true, caches = true;
+    std::vector<std::string> paths;  ///< shell patterns of absolute paths
+  };
+
+  /// The keys of [box]; what is not given comes from the base, or from Start.
+  struct Box {
+    std::optional<std::vector<std::string>> init;
+    std::map<std::string, std::string> env;
+    std::optional<std::string> working_dir, stop_signal;
+    std::optional<unsigned> stop_seconds;
+    unsigned line = 0;
+  };
+
+  std::string file;  ///< where it came from, for messages
+  std::string name, description;
+  Word base;  ///< empty for an OS template, which has a distribution
+  std::optional<Distribution> distribution;
+  Mirror mirror;
+  std::vector<Word> packages, commands;
+  std::vector<File> files;
+  Strip strip;
+  Box box;
+
+  /// An Error about a line of the file: "FILE:LINE: what".
+  [[nodiscard]] std::string at(unsigned line) const;
+};
+
+/// Reads a definition and the files it adds (relative to it). An Error names file, line, key
+/// and what was expected.
+Definition read_definition(const std::string& path);
+/// The same of a text; files that it adds are read relative to `directory`.
+Definition parse_definition(std::string_view text, const std::string& file, const std::string& directory);
+
+}  // namespace templates
