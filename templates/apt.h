@@ -1,0 +1,69 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "base/context.h"
+#include "base/error.h"
+#include "templates/definition.h"
+#include "templates/manifest.h"
+
+namespace templates {
+
+/// apt with a mirror, lists and a package cache of our own. Of the host's apt only its settings
+/// (proxies, timeouts) and, where the definition names none, its mirrors are used; nothing of
+/// it is changed. Kept in CACHE/apt/KEY and CACHE/packages, one user at a time.
+class Apt {
+ public:
+  /// Finds the mirror for `suite`. Throws when the host has none and the definition names none.
+  Apt(base::Context& context, const Definition& definition, std::string suite, const std::string& cache_dir);
+
+  /// Fetches the package lists; `offline` only checks that there are some.
+  void update(bool offline);
+
+  /// What `wanted` comes to on top of the packages in the dpkg status file `status` (empty:
+  /// none): all that has to be installed, sorted by name. An unknown package is an Error with
+  /// the definition's line.
+  [[nodiscard]] std::vector<Package> resolve(const std::vector<Definition::Word>& wanted,
+                                             const std::string& status) const;
+
+  /// Makes sure that all of them are in the cache.
+  void download(const std::vector<Package>& packages, const std::string& status) const;
+
+  /// Copies packages (and lists) from the cache to where apt looks for them in `root`.
+  void seed(const std::string& root, const std::vector<Package>& packages, bool lists) const;
+
+  /// apt-get with these directories; for a status file, and for what `more` says.
+  [[nodiscard]] std::vector<std::string> command(const std::string& status,
+                                                 const std::vector<std::string>& more) const;
+
+  /// When the youngest of these packages was made (seconds since 1970).
+  [[nodiscard]] int64_t youngest(const std::vector<Package>& packages) const;
+
+  [[nodiscard]] const std::vector<std::string>& sources() const { return sources_; }
+
+ private:
+  [[nodiscard]] std::vector<std::string> find_sources() const;
+  [[nodiscard]] std::vector<std::string> directories(const std::string& status) const;
+  [[nodiscard]] base::Error failure(const base::Result& result,
+                                    const std::vector<Definition::Word>& wanted) const;
+  [[nodiscard]] std::string package_file(const Package& package) const;
+
+  base::Context& context_;
+  const Definition& definition_;
+  std::string suite_;
+  std::string directory_;  ///< lists and settings for these sources
+  std::string packages_;
+  std::vector<std::string> sources_;  ///< lines of a sources.list
+  base::Fd lock_;
+};
+
+/// For a variant of mmdebstrap: the packages that it begins with, as apt patterns.
+std::vector<Definition::Word> variant_packages(const std::string& variant);
+
+/// The packages that a dpkg status file names as installed, sorted by name.
+std::vector<Package> installed_packages(const std::string& status);
+
+/// A sentence for a failed apt or dpkg: its own first "E:" line, or what `otherwise` says.
+std::string apt_sentence(const std::string& output, const std::string& otherwise);
+
+}  // namespace templates
