@@ -6,7 +6,7 @@ int main(int argc, char** argv) {
   const cli::Program drover_node = {
       .name = "drover-node",
       .summary = "runs and moves the boxes of this node",
-      .nouns = {},
+      .nouns = {{.name = "template", .summary = "the templates on this node", .add = cli::add_node_template_commands}},
   };
   return cli::run(drover_node, argc, argv);
 }

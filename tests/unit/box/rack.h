@@ -46,8 +46,7 @@ class Rack : public testing::Test {
             const std::vector<std::string>& gateways = {});
   void run(const std::vector<std::string>& argv);
   int run_in(const Host& host, const std::vector<std::string>& argv);
-  /// An answer comes within so many seconds.
-  bool pings(const Host& from, const std::string& address, int seconds = 4);
+  bool pings(const Host& from, const std::string& address);
 
   base::ProcessRunner runner_;
 };
