@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <exception>
 #include <format>
 #include <vector>
@@ -39,7 +40,7 @@ struct State {
 
 /// "0:07", "1:02:03"
 std::string clock_time(double seconds) {
-  auto whole = static_cast<int64_t>(seconds + 0.5);
+  int64_t whole = std::llround(seconds);
   if (whole < 3600) return std::format("{}:{:02}", whole / 60, whole % 60);
   return std::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }

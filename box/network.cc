@@ -122,6 +122,13 @@ Mac host_end_mac(const std::string& host_end) {
   return mac;
 }
 
+/// The host end's interface index, made from its name: far above those that the kernel gives out.
+/// Where both ends have the same index, each in its namespace, the kernel (net/core/link_watch.c)
+/// takes neither for one end of a pair and lets a new carrier wait for up to a second.
+int host_end_index(const std::string& host_end) {
+  return 0x40000000 | std::stoi(base::sha256_hex(host_end).substr(12, 7), nullptr, 16);
+}
+
 /// Writes one of the interface's IPv6 settings; a kernel without IPv6 has none.
 void set_ipv6(const std::string& link, std::string_view key, std::string_view value) {
   const std::string path = std::format("/proc/sys/net/ipv6/conf/{}/{}", link, key);
@@ -259,8 +266,13 @@ void create_veth(const std::string& host_end, const std::string& other_end, unsi
   rtnl_link_set_mtu(peer.get(), mtu);
   const NlAddress mac = nl_address(host_end_mac(host_end));
   rtnl_link_set_addr(pair.get(), mac.get());
+  rtnl_link_set_ifindex(pair.get(), host_end_index(host_end));
 
-  const int failure = rtnl_link_add(netlink.get(), pair.get(), NLM_F_CREATE | NLM_F_EXCL);
+  int failure = rtnl_link_add(netlink.get(), pair.get(), NLM_F_CREATE | NLM_F_EXCL);
+  if (failure == -NLE_EXIST && !netlink.find(host_end) && !netlink.find(other_end)) {
+    rtnl_link_set_ifindex(pair.get(), 0);  // somebody has that index: the kernel chooses another
+    failure = rtnl_link_add(netlink.get(), pair.get(), NLM_F_CREATE | NLM_F_EXCL);
+  }
   if (failure == -NLE_EXIST)
     throw base::error("there is an interface {} or {} on this node already", host_end, other_end);
   if (failure < 0)
@@ -295,17 +307,6 @@ void set_up(const std::string& link) {
   raise(netlink, netlink.need(link).get(), link);
 }
 
-bool wait_for_carrier(const std::string& host_end, std::chrono::milliseconds timeout) {
-  const Netlink netlink;
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
-  // A bridge lets a port forward once its operational state is up, in the same breath.
-  while (rtnl_link_get_operstate(netlink.need(host_end).get()) != IF_OPER_UP) {
-    if (std::chrono::steady_clock::now() >= deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
-
 void delete_link(const std::string& link) {
   const Netlink netlink;
   const Link found = netlink.find(link);
@@ -329,6 +330,23 @@ void move_into(const std::string& other_end, int netns_fd, const Eth0& eth0) {
   rtnl_link_set_addr(changes.get(), mac.get());
   netlink.change(link.get(), changes.get(), std::format("cannot move {} into the box as eth0", other_end));
   in_netns(netns_fd, [&] { furnish(eth0); });
+}
+
+bool wait_for_carrier(const std::string& host_end, int netns_fd, std::chrono::milliseconds timeout) {
+  const Netlink outside;
+  std::optional<Netlink> inside;  // a socket stays in the namespace that it was made in
+  in_netns(netns_fd, [&] { inside.emplace(); });
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  // The operational state is set in the same breath in which the device's queue starts to pass
+  // frames and the bridge makes the port forward.
+  const auto ready = [](const Netlink& netlink, const std::string& name) {
+    return rtnl_link_get_operstate(netlink.need(name).get()) == IF_OPER_UP;
+  };
+  while (!ready(outside, host_end) || !ready(*inside, "eth0")) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
 }
 
 std::vector<Address> box_addresses(int netns_fd) {

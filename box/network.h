@@ -28,9 +28,6 @@ void create_veth(const std::string& host_end, const std::string& other_end, unsi
 /// The bridge keeps the MAC that it has.
 void attach_to_bridge(const std::string& host_end, const std::string& bridge);
 void set_up(const std::string& link);
-/// Both ends are up and frames pass: an end set up gets there only after the kernel has run its
-/// link watch, and before that what is sent is lost without a word. False when `timeout` passed first.
-bool wait_for_carrier(const std::string& host_end, std::chrono::milliseconds timeout);
 void delete_link(const std::string& link);  ///< its other end goes with it; absent is fine
 bool link_exists(const std::string& link);
 
@@ -44,8 +41,14 @@ struct Eth0 {
 /// Moves `other_end` into the namespace and makes it eth0: up, with these addresses usable at once
 /// (no duplicate address detection: `probe` in announce.h looks before) and no others (router
 /// advertisements are not listened to). Brings lo up. The namespace may belong to another user
-/// namespace. The caller's own namespace stays what it is.
+/// namespace. The caller's own namespace stays what it is. After an Error the cable may lie half
+/// inside: delete the host end.
 void move_into(const std::string& other_end, int netns_fd, const Eth0& eth0);
+
+/// Waits until frames pass between that namespace's eth0 and the bridge. After both ends are set up the
+/// kernel's link watch has to run, and what is sent before that is lost without a word. False when
+/// `timeout` passed first.
+bool wait_for_carrier(const std::string& host_end, int netns_fd, std::chrono::milliseconds timeout);
 
 /// The addresses that eth0 in that namespace has now, link-local ones left out; empty without eth0.
 std::vector<Address> box_addresses(int netns_fd);

@@ -46,7 +46,8 @@ class Rack : public testing::Test {
             const std::vector<std::string>& gateways = {});
   void run(const std::vector<std::string>& argv);
   int run_in(const Host& host, const std::vector<std::string>& argv);
-  bool pings(const Host& from, const std::string& address);
+  /// An answer comes within so many seconds.
+  bool pings(const Host& from, const std::string& address, int seconds = 4);
 
   base::ProcessRunner runner_;
 };

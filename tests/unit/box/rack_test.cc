@@ -71,6 +71,7 @@ Host Rack::plug(const std::string& name, const std::string& mac, const std::vect
   box::attach_to_bridge(host.host_end, "br0");
   box::move_into(box::other_end_name(name), host.netns.get(), eth0);
   box::set_up(host.host_end);
+  EXPECT_TRUE(box::wait_for_carrier(host.host_end, host.netns.get(), std::chrono::seconds(5)));
   return host;
 }
 
@@ -82,8 +83,8 @@ int Rack::run_in(const Host& host, const std::vector<std::string>& argv) {
   return status;
 }
 
-bool Rack::pings(const Host& from, const std::string& address) {
-  return run_in(from, {"ping", "-n", "-c", "1", "-W", "1", address}) == 0;
+bool Rack::pings(const Host& from, const std::string& address, int seconds) {
+  return run_in(from, {"ping", "-n", "-i", "0.2", "-c", "1", "-w", std::to_string(seconds), address}) == 0;
 }
 
 Tap::Tap(int netns_fd, const std::string& link) {

@@ -61,9 +61,11 @@ std::string content(const std::string& path, off_t size) {
 
 class Dump {
  public:
+  explicit Dump(std::string but) : but_(std::move(but)) {}
   std::map<std::string, std::string> lines;
 
   void look(const std::string& path, const std::string& name) {
+    if (name == but_) return;
     std::string target(4096, '\0');
     ssize_t length =
         ::readlink(path.c_str(), target.data(), target.size());  // first, because it moves the atime
@@ -97,13 +99,14 @@ class Dump {
     for (const auto& child : names)
       if (child != "." && child != "..") look(path + "/" + child, name + "/" + shown(child));
   }
+  std::string but_;
   std::map<ino_t, std::string> first_;
 };
 
 }  // namespace
 
-std::map<std::string, std::string> dump_tree(const std::string& root) {
-  Dump dump;
+std::map<std::string, std::string> dump_tree(const std::string& root, const std::string& but) {
+  Dump dump(but);
   dump.look(root.ends_with('/') ? root.substr(0, root.size() - 1) : root, "");
   return std::move(dump.lines);
 }
