@@ -40,7 +40,8 @@ class Runner {
 /// Starts real processes. Logs each command first when `verbose`; children get SIGKILL when
 /// the thread that started them dies; at the deadline, or when we are asked to stop
 /// (base/context.h), they and what they started get TERM, 2 s later KILL. More than 64 MiB on
-/// stdout is an Error; of stderr the last 64 KiB are kept.
+/// stdout is an Error; of stderr the last 64 KiB are kept. Children have no terminal: one that
+/// would ask a question fails instead.
 class ProcessRunner : public Runner {
  public:
   explicit ProcessRunner(bool verbose = false) : verbose_(verbose) {}

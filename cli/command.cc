@@ -105,6 +105,7 @@ void declare_commands(CLI::App& app, const Program& program, Commands::Run& chos
 /// Everything that the command reports to or asks of.
 void run_command(const Commands::Run& command, const Globals& globals) {
   base::set_verbose(globals.verbose);
+  base::set_log_json(globals.json);
   base::install_interrupt_handler();
   base::ProcessRunner runner(globals.verbose);
   base::Clock clock;
