@@ -41,6 +41,10 @@ Fd open_at(int dir, const std::string& path, int flags, mode_t mode = 0600);
 /// The same, with nullopt for ENOENT.
 std::optional<Fd> open_if_exists(const std::string& path, int flags);
 
+/// Opens below `dir` and nowhere else, through no symbolic link (openat2(2)): for trees that
+/// somebody else fills. nullopt when it does not exist or leads out.
+std::optional<Fd> open_beneath(int dir, const std::string& path, int flags);
+
 struct Pipe {
   Fd read, write;
 };

@@ -15,6 +15,8 @@ class [[nodiscard]] Mount {
   static Mount make(const std::string& source, const std::string& target, const std::string& type,
                     unsigned long flags, const std::string& data = {});
   static Mount bind(const std::string& source, const std::string& target);
+  /// Takes over a mount that somebody else made.
+  static Mount adopt(std::string target) { return Mount(std::move(target)); }
   Mount(Mount&& other) noexcept;
   Mount& operator=(Mount&& other) noexcept;
   ~Mount();

@@ -103,7 +103,7 @@ void declare_commands(CLI::App& app, const Program& program, Commands::Run& chos
 }
 
 /// Everything that the command reports to or asks of.
-void run_command(const Commands::Run& command, const Globals& globals) {
+int run_command(const Commands::Run& command, const Globals& globals) {
   base::set_verbose(globals.verbose);
   base::set_log_json(globals.json);
   base::install_interrupt_handler();
@@ -115,10 +115,12 @@ void run_command(const Commands::Run& command, const Globals& globals) {
                            .clock = clock,
                            .state_dir = globals.state_dir,
                            .run_dir = globals.run_dir};
-  command({.context = context, .json = globals.json});
+  int exit_status = static_cast<int>(base::Exit::kDone);
+  command({.context = context, .json = globals.json, .exit_status = exit_status});
+  return exit_status;
 }
 
-base::Exit understand_and_run(const Program& program, int argc, const char* const* argv, Globals& globals) {
+int understand_and_run(const Program& program, int argc, const char* const* argv, Globals& globals) {
   CLI::App app(program.summary, program.name);
   Commands::Run chosen;
   declare_globals(app, globals);
@@ -127,18 +129,17 @@ base::Exit understand_and_run(const Program& program, int argc, const char* cons
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     help(app);
-    return base::Exit::kDone;
+    return static_cast<int>(base::Exit::kDone);
   } catch (const CLI::CallForAllHelp&) {
     list_commands(app, program.name);
-    return base::Exit::kDone;
+    return static_cast<int>(base::Exit::kDone);
   } catch (const CLI::CallForVersion& e) {
     print(e.what() + std::string("\n"));
-    return base::Exit::kDone;
+    return static_cast<int>(base::Exit::kDone);
   } catch (const CLI::ParseError& e) {
     throw base::Error(sentence(e, app)).hint("see " + named(app) + " --help").exit(base::Exit::kUsage);
   }
-  run_command(chosen, globals);
-  return base::Exit::kDone;
+  return run_command(chosen, globals);
 }
 
 int report(const base::Error& e, bool json) {
@@ -168,7 +169,7 @@ int run(const Program& program, int argc, const char* const* argv) {
   ::signal(SIGCHLD, SIG_DFL);  // whoever started us may ignore it: then no child could be waited for
   Globals globals;
   try {
-    return static_cast<int>(understand_and_run(program, argc, argv, globals));
+    return understand_and_run(program, argc, argv, globals);
   } catch (const base::Error& e) {
     return report(e, globals.json);
   } catch (const std::exception& e) {

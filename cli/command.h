@@ -16,6 +16,7 @@ namespace cli {
 struct Call {
   base::Context& context;
   bool json;  ///< --json: one JSON document on stdout
+  int& exit_status;  ///< what the program ends with when the command succeeds: 0 unless set
 };
 
 /// One noun's commands while they are declared:

@@ -3,8 +3,9 @@
 
 namespace cli {
 
-// A line for each cmd_NOUN.cc, such as: void add_box_commands(Commands& box);
-void add_template_commands(Commands& commands);
-void add_node_template_commands(Commands& commands);
+void add_box_commands(Commands& commands);            // cmd_box.cc
+void add_node_commands(Commands& commands);           // cmd_recover.cc
+void add_template_commands(Commands& commands);       // cmd_template.cc
+void add_node_template_commands(Commands& commands);  // cmd_template.cc
 
 }  // namespace cli

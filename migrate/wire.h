@@ -20,10 +20,20 @@ enum class Frame : uint8_t {
   kData = 1,     ///< a piece of a zstd stream
   kDataEnd = 2,  ///< the zstd stream before it is complete
   kFailed = 3,   ///< JSON {"error": sentence, "hint"?: text}: the sender of this gives up
-  kHello = 16,   ///< JSON, like all that follow
-  kOffer = 17,
-  kRefuse = 18,
-  kLayers = 19,
+  // A move; JSON, like all that follow.
+  kHello = 16,     ///< source: the box, and what it needs
+  kOffer = 17,     ///< destination: which layers it lacks; without any it is ready
+  kLayers = 19,    ///< source: the layers are there now
+  kRound = 20,     ///< source: a round of the private layer follows as data
+  kRoundDone = 21, ///< destination: it is on disk
+  kImages = 22,    ///< source: CRIU's images follow as data
+  kPrepared = 23,  ///< destination: restored and frozen; the source decides
+  kCommit = 24,    ///< source: it is yours
+  kRunning = 25,   ///< destination: it runs
+  // After a move was cut off.
+  kAsk = 32,       ///< destination: whose is the box?
+  kSettle = 33,    ///< source: so it was decided
+  kAnswer = 34,
 };
 
 struct FrameName {
@@ -33,8 +43,12 @@ struct FrameName {
 inline constexpr std::array kFrames = {
     FrameName{Frame::kData, "data"},     FrameName{Frame::kDataEnd, "end of data"},
     FrameName{Frame::kFailed, "failed"}, FrameName{Frame::kHello, "hello"},
-    FrameName{Frame::kOffer, "offer"},   FrameName{Frame::kRefuse, "refuse"},
-    FrameName{Frame::kLayers, "layers"},
+    FrameName{Frame::kOffer, "offer"},   FrameName{Frame::kLayers, "layers"},
+    FrameName{Frame::kRound, "round"},   FrameName{Frame::kRoundDone, "round done"},
+    FrameName{Frame::kImages, "images"}, FrameName{Frame::kPrepared, "prepared"},
+    FrameName{Frame::kCommit, "commit"}, FrameName{Frame::kRunning, "running"},
+    FrameName{Frame::kAsk, "ask"},       FrameName{Frame::kSettle, "settle"},
+    FrameName{Frame::kAnswer, "answer"},
 };
 
 /// nullopt: no such frame.

@@ -1,0 +1,328 @@
+#include "box/box.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <random>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/undo.h"
+#include "box/announce.h"
+#include "box/cgroup.h"
+#include "box/container.h"
+#include "box/firewall.h"
+#include "box/network.h"
+#include "box/ownership.h"
+#include "box/rootfs.h"
+#include "box/runtime.h"
+#include "templates/store.h"
+
+namespace box {
+namespace {
+
+/// Takes away what creations and removals that were cut off left. The caller holds the node's
+/// lock, so no creation is under way.
+void sweep(const base::Context& context) {
+  const std::string dir = context.state_dir + "/boxes";
+  std::vector<std::string> left;
+  if (DIR* d = ::opendir(dir.c_str())) {
+    while (const dirent* e = ::readdir(d)) {
+      const std::string_view entry = e->d_name;
+      if (entry.starts_with(".gone-") || entry.starts_with(".new-")) left.emplace_back(entry);
+    }
+    ::closedir(d);
+  }
+  for (const auto& entry : left) base::remove_tree(dir + "/" + entry);
+}
+
+std::string random_id() {
+  std::random_device random;
+  std::string id;
+  for (int i = 0; i < 4; ++i) id += std::format("{:08x}", static_cast<uint32_t>(random()));
+  return id;
+}
+
+/// The addresses as asked for; one without a prefix length gets that of the bridge's network.
+std::vector<Address> choose_addresses(const CreateRequest& request) {
+  if (request.addresses.empty())
+    throw base::error("box {} needs an address", request.name).hint("--ip 192.0.2.10/24, and again for each more");
+  std::vector<Address> out;
+  const auto networks = bridge_addresses(request.bridge);
+  for (const auto& text : request.addresses) {
+    Address address = Address::parse(text);
+    if (!address.prefix) {
+      auto net = std::ranges::find_if(networks, [&](const Address& n) { return n.contains(address); });
+      if (net == networks.end())
+        throw base::error("{} lies in no network of {}, so its prefix length is not known", text, request.bridge)
+            .hint("write it with the address: --ip " + text + (address.is_v4() ? "/24" : "/64"));
+      address = address.with_prefix(*net->prefix);
+    }
+    for (const auto& other : out)
+      if (other.same_host(address)) throw base::error("address {} is named twice", address.host());
+    out.push_back(address);
+  }
+  return out;
+}
+
+std::vector<Address> choose_gateways(const CreateRequest& request, const std::vector<Address>& addresses) {
+  auto reachable = [&](const Address& gateway) {
+    return std::ranges::any_of(addresses, [&](const Address& a) { return a.contains(gateway); });
+  };
+  std::vector<Address> out;
+  auto add = [&](const Address& gateway) {
+    if (std::ranges::none_of(out, [&](const Address& g) { return g.family == gateway.family; })) out.push_back(gateway);
+  };
+  for (const auto& text : request.gateways) {
+    Address gateway = Address::parse(text);
+    if (!reachable(gateway))
+      throw base::error("gateway {} lies in no network of the box", text).hint("it must be inside the prefix of one of its addresses");
+    add(gateway);
+  }
+  if (request.gateways.empty())
+    for (const auto& gateway : default_gateways())
+      if (reachable(gateway)) add(gateway);
+  return out;
+}
+
+/// No other box of this node, and nobody on its network, has what this box wants.
+void require_free(const base::Context& context, const Config& config) {
+  for (const auto& name : box_names(context)) {
+    auto other = find_config(context, name);
+    if (!other) continue;
+    if (other->mac == config.mac)
+      throw base::error("MAC {} belongs to box {}", config.mac.to_string(), name).hint("leave --mac out to get a new one");
+    for (const auto& mine : config.addresses)
+      for (const auto& theirs : other->addresses)
+        if (mine.same_host(theirs))
+          throw base::error("address {} belongs to box {}", mine.host(), name).hint("choose another one; `drover-node box list` shows those in use");
+  }
+  if (auto holders = probe(config.bridge, config.addresses); !holders.empty())
+    throw base::error("address {} is in use on the network of {}, by {}", holders[0].address.host(), config.bridge,
+                      holders[0].mac.to_string())
+        .hint("choose another one, or stop the machine that has it");
+}
+
+State state_of(const Paths& paths, const std::optional<Move>& move, std::optional<pid_t>& init) {
+  const Cgroup group(paths.cgroup);
+  init = find_init(group);
+  if (move) {
+    switch (move->step) {
+      case MoveStep::kLeaving: return State::kLeaving;
+      case MoveStep::kGiven: return State::kGiven;
+      case MoveStep::kArriving:
+      case MoveStep::kPrepared:
+      case MoveStep::kMine: return State::kArriving;
+    }
+  }
+  if (!init) return base::exists(paths.run) ? State::kUnfinished : State::kStopped;
+  if (!base::exists(paths.started)) return State::kUnfinished;
+  return group.frozen() ? State::kFrozen : State::kRunning;
+}
+
+Status status_at(const Paths& paths, Config config) {
+  std::optional<pid_t> init;
+  auto move = find_move(paths);
+  State state = state_of(paths, move, init);
+  // A box whose init has ended by itself is stopped; its mounts wait for the next command.
+  if (state == State::kUnfinished && !init && base::exists(paths.started)) state = State::kStopped;
+  return {std::move(config), state, init.value_or(0), move ? move->peer : ""};
+}
+
+int signal_number(const std::string& name) {
+  static const std::map<std::string, int> kSignals = {{"SIGTERM", SIGTERM}, {"SIGINT", SIGINT},   {"SIGQUIT", SIGQUIT},
+                                                      {"SIGHUP", SIGHUP},   {"SIGPWR", SIGPWR},   {"SIGUSR1", SIGUSR1},
+                                                      {"SIGUSR2", SIGUSR2}, {"SIGWINCH", SIGWINCH}};
+  if (auto it = kSignals.find(name); it != kSignals.end()) return it->second;
+  if (name.starts_with("SIGRTMIN+")) return SIGRTMIN + std::atoi(name.c_str() + 9);
+  throw base::error("the template's stop signal '{}' is not known here", name);
+}
+
+}  // namespace
+
+std::string_view to_string(State state) {
+  switch (state) {
+    case State::kStopped: return "stopped";
+    case State::kRunning: return "running";
+    case State::kUnfinished: return "unfinished";
+    case State::kFrozen: return "frozen";
+    case State::kLeaving: return "leaving";
+    case State::kGiven: return "given";
+    case State::kArriving: return "arriving";
+  }
+  return "?";
+}
+
+Config create(const base::Context& context, const CreateRequest& request) {
+  check_name(request.name);
+  const Lock node = lock_node(context);
+  const Lock lock = lock_box(context, request.name);
+  sweep(context);
+  if (base::exists(paths_of(context, request.name).dir))
+    throw base::error("there is a box {} on this node already", request.name)
+        .hint("choose another name, or `drover-node box destroy` the old one");
+  if (base::exists(arriving_paths_of(context, request.name).dir))
+    throw base::error("a box {} is arriving on this node", request.name).hint("choose another name");
+
+  const templates::Store store(context.state_dir);
+  const auto hold = store.hold();
+  const templates::Manifest manifest = store.resolve(request.template_ref);
+  Config config;
+  config.name = request.name;
+  config.uuid = random_id();
+  config.template_ref = manifest.reference();
+  config.layers = manifest.layers;
+  config.start = manifest.start;
+  config.bridge = request.bridge;
+  config.mac = request.mac.empty() ? Mac::generate() : Mac::parse(request.mac);
+  config.addresses = choose_addresses(request);
+  config.gateways = choose_gateways(request, config.addresses);
+  config.id_base = choose_id_base(context, request.name);
+  config.created = std::chrono::duration_cast<std::chrono::seconds>(context.clock.wall().time_since_epoch()).count();
+  require_free(context, config);
+
+  // The box exists from the moment of the rename: whole or not at all.
+  base::make_directories(context.state_dir + "/boxes", 0700);
+  Paths made = paths_of(context, request.name);
+  const std::string final_dir = made.dir, new_dir = context.state_dir + "/boxes/.new-" + request.name;
+  base::Undo undo;
+  undo.add("remove " + new_dir, [&] { base::remove_tree(new_dir); });
+  made.dir = new_dir;
+  made.priv = new_dir + "/private";
+  made.upper = made.priv + "/upper";
+  made.config = new_dir + "/box.json";
+  base::make_directories(new_dir, 0700);
+  make_private_layer(made);
+  save_config(made, config);
+  if (::rename(new_dir.c_str(), final_dir.c_str()) != 0) throw base::sys_error("cannot create {}", final_dir);
+  undo.commit();
+  base::fsync_path(context.state_dir + "/boxes");
+  return config;
+}
+
+void start(const base::Context& context, const std::string& name) {
+  const Lock lock = lock_box(context, name);
+  start_locked(context, load_config(context, name));
+}
+
+void start_locked(const base::Context& context, const Config& config) {
+  const std::string& name = config.name;
+  const Paths paths = paths_of(context, name);
+  require_no_move(paths, name);
+  const Status now = status_at(paths, config);
+  if (now.state == State::kRunning) throw base::error("box {} runs already", name);
+  // What is left of a start that was cut off, or of a box that has ended by itself.
+  tear_down(context, paths, name);
+
+  base::in_context("starting box " + name, [&] {
+    base::Undo undo;
+    undo.add("tear down box " + name, [&] { tear_down(context, paths, name); });
+    set_up_outside(context, config, paths);
+    set_up_cable(config);
+    const pid_t init = create_container(context, config, paths);
+    move_into(other_end_name(name), netns_of(init).get(), {config.mac, config.addresses, config.gateways});
+    base::check_interrupt();
+    start_container(context, config, paths);
+    open_network(config);
+    announce_box(config, init);
+    base::write_file(paths.started, std::to_string(init) + "\n");
+    undo.commit();
+  });
+}
+
+bool stop(const base::Context& context, const std::string& name, std::optional<std::chrono::seconds> timeout) {
+  const Lock lock = lock_box(context, name);
+  const Config config = load_config(context, name);
+  const Paths paths = paths_of(context, name);
+  require_no_move(paths, name);
+  const Status now = status_at(paths, config);
+  bool gentle = true;
+  if (now.init != 0) {
+    const Cgroup group(paths.cgroup);
+    if (now.state == State::kFrozen) group.thaw();
+    gentle = false;
+    if (now.state != State::kUnfinished) {
+      base::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, now.init, 0)));
+      if (pidfd) ::syscall(SYS_pidfd_send_signal, pidfd.get(), signal_number(config.start.stop_signal), nullptr, 0);
+      gentle = group.wait_empty(timeout.value_or(std::chrono::seconds(config.start.stop_seconds)));
+    }
+  }
+  tear_down(context, paths, name);
+  return gentle;
+}
+
+void destroy(const base::Context& context, const std::string& name, bool force) {
+  const Lock lock = lock_box(context, name);
+  const Config config = load_config(context, name);
+  const Paths paths = paths_of(context, name);
+  require_no_move(paths, name);
+  const Status now = status_at(paths, config);
+  if ((now.state == State::kRunning || now.state == State::kFrozen) && !force)
+    throw base::error("box {} is running", name).hint("stop it first, or add --force");
+  tear_down(context, paths, name);
+  remove_box_dir(context, paths.dir);
+}
+
+void remove_box_dir(const base::Context& context, const std::string& dir) {
+  const std::string parent = dir.substr(0, dir.rfind('/'));
+  const std::string gone = context.state_dir + "/boxes/.gone-" + random_id();
+  base::make_directories(context.state_dir + "/boxes", 0700);
+  if (::rename(dir.c_str(), gone.c_str()) != 0) {
+    if (errno == ENOENT) return;
+    throw base::sys_error("cannot remove {}", dir);
+  }
+  base::fsync_path(parent);
+  base::remove_tree(gone);
+}
+
+std::vector<Status> list(const base::Context& context) {
+  std::vector<Status> out;
+  for (const auto& name : box_names(context))
+    if (auto config = find_config(context, name)) out.push_back(status_at(paths_of(context, name), *config));
+  for (const auto& name : arriving_names(context)) {
+    const Paths paths = arriving_paths_of(context, name);
+    if (auto text = base::read_file_if_exists(paths.config)) out.push_back(status_at(paths, Config::parse(*text)));
+  }
+  return out;
+}
+
+Status status(const base::Context& context, const std::string& name) {
+  return status_at(paths_of(context, name), load_config(context, name));
+}
+
+Status require_running(const base::Context& context, const std::string& name) {
+  Status s = status(context, name);
+  if (s.state != State::kRunning)
+    throw base::error("box {} is {}, not running", name, to_string(s.state))
+        .hint(s.state == State::kStopped ? "drover-node box start " + name
+              : s.peer.empty()           ? "drover-node box stop " + name + ", then start it"
+                                         : "drover-node recover");
+  return s;
+}
+
+std::string log_tail(const base::Context& context, const std::string& name, size_t lines) {
+  load_config(context, name);
+  // The box's root could have put a symlink there: nothing outside of its layer is opened.
+  base::Fd upper = base::open(paths_of(context, name).upper, O_RDONLY | O_DIRECTORY);
+  auto log = base::open_beneath(upper.get(), kLogFile + 1, O_RDONLY | O_NONBLOCK);
+  if (!log) return {};
+  constexpr off_t kMost = 16 << 20;  // of a longer log only the end is looked at
+  const off_t size = ::lseek(log->get(), 0, SEEK_END);
+  ::lseek(log->get(), std::max<off_t>(0, size - kMost), SEEK_SET);
+  std::string text(static_cast<size_t>(std::min(size, kMost)), '\0');
+  text.resize(base::read_full(log->get(), std::as_writable_bytes(std::span(text))));
+  if (lines == 0) return text;
+  size_t at = text.size();
+  if (at > 0 && text[at - 1] == '\n') --at;
+  while (lines-- > 0 && at != std::string::npos && at > 0) at = text.rfind('\n', at - 1);
+  return at == std::string::npos || at == 0 ? text : text.substr(at + 1);
+}
+
+}  // namespace box

@@ -1,0 +1,50 @@
+#pragma once
+#include <sys/types.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace box {
+
+/// Where cgroup v2 is mounted on this node. Throws when it is not.
+const std::string& cgroup_mount();
+
+/// A box's control group (cgroups(7), version 2). Knows nothing but its directory; what it
+/// tells is read from the kernel each time.
+class Cgroup {
+ public:
+  explicit Cgroup(std::string dir) : dir_(std::move(dir)) {}
+
+  void create() const;
+  void join(pid_t pid) const;
+  [[nodiscard]] bool populated() const;  ///< false also when it does not exist
+  [[nodiscard]] bool frozen() const;
+  [[nodiscard]] std::vector<pid_t> pids() const;
+
+  /// Stops or resumes every process in it; returns when the kernel says so.
+  void freeze(std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
+  void thaw() const;
+  /// Whether its last process ended within `timeout`.
+  [[nodiscard]] bool wait_empty(std::chrono::milliseconds timeout) const;
+  /// SIGKILL to all, frozen ones too, waits until they are gone, and removes the group.
+  void kill_and_remove(std::chrono::milliseconds timeout = std::chrono::seconds(20)) const;
+
+  [[nodiscard]] const std::string& dir() const { return dir_; }
+
+ private:
+  [[nodiscard]] bool wait_for_event(std::string_view line, std::chrono::milliseconds timeout) const;
+  void require_event(std::string_view line, std::chrono::milliseconds timeout) const;
+  std::string dir_;
+};
+
+/// Process 1 of a box: the one whose pid in its own pid namespace is 1.
+std::optional<pid_t> find_init(const Cgroup& cgroup);
+/// Processes that came from outside (box exec): their parent is not in the box.
+std::vector<pid_t> foreign_processes(const Cgroup& cgroup);
+/// Moves those processes that are in our own pid namespace out of the group, into ours: CRIU
+/// starts in the box's group so that what it restores is born there.
+void evict_ours(const Cgroup& cgroup);
+
+}  // namespace box

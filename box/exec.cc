@@ -1,0 +1,105 @@
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "base/error.h"
+#include "box/box.h"
+#include "box/cgroup.h"
+#include "box/container.h"
+
+namespace box {
+namespace {
+
+/// In the box, as its root: the same bounding set as process 1, then the command. Does not return.
+[[noreturn]] void become(const Config& config, const std::vector<std::string>& argv) {
+  const auto& keep = capability_numbers();
+  for (int cap = 0; ::prctl(PR_CAPBSET_READ, cap) >= 0; ++cap)
+    if (std::ranges::find(keep, cap) == keep.end()) ::prctl(PR_CAPBSET_DROP, cap);
+  if (::setgroups(0, nullptr) != 0 || ::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0 || ::chdir("/") != 0) {
+    std::perror("error: cannot become the box's root");
+    ::_exit(125);
+  }
+  std::vector<std::string> env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+                                  "container=drover"};
+  if (const char* term = ::getenv("TERM")) env.push_back(std::string("TERM=") + term);
+  for (const auto& [key, value] : config.start.env) env.push_back(key + "=" + value);
+  auto pointers = [](const std::vector<std::string>& from) {
+    std::vector<char*> out;
+    for (const auto& s : from) out.push_back(const_cast<char*>(s.c_str()));
+    out.push_back(nullptr);
+    return out;
+  };
+  auto args = pointers(argv), environment = pointers(env);
+  ::signal(SIGINT, SIG_DFL);
+  ::signal(SIGTERM, SIG_DFL);
+  ::signal(SIGPIPE, SIG_DFL);
+  ::clearenv();
+  for (char* e : environment)
+    if (e) ::putenv(e);
+  ::execvp(args[0], args.data());
+  std::fprintf(stderr, "error: cannot run %s in box %s: %s\n", args[0], config.name.c_str(), std::strerror(errno));
+  ::_exit(errno == ENOENT ? 127 : 126);
+}
+
+int exit_status(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
+
+}  // namespace
+
+int exec(const base::Context& context, const std::string& name, const std::vector<std::string>& argv) {
+  const Config config = load_config(context, name);
+  const Paths paths = paths_of(context, name);
+  const pid_t init = require_running(context, name).init;
+  const Cgroup group(paths.cgroup);
+  base::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, init, 0)));
+  if (!pidfd) throw base::sys_error("cannot reach the init of box {}", name);
+
+  std::fflush(nullptr);
+  pid_t child = ::fork();
+  if (child < 0) throw base::sys_error("cannot start a process");
+  if (child == 0) {
+    // Into the group first, so that a freeze or kill of the box takes us along.
+    try {
+      group.join(::getpid());
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "error: %s\n", e.what());
+      ::_exit(125);
+    }
+    constexpr int kAll = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET |
+                         CLONE_NEWCGROUP;
+    if (::setns(pidfd.get(), kAll) != 0) {
+      std::perror("error: cannot enter the box");
+      ::_exit(125);
+    }
+    // The pid namespace counts for children only.
+    pid_t inner = ::fork();
+    if (inner == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      become(config, argv);
+    }
+    if (inner < 0) ::_exit(125);
+    ::signal(SIGINT, SIG_IGN);
+    int status = 0;
+    while (::waitpid(inner, &status, 0) < 0 && errno == EINTR) {
+    }
+    ::_exit(exit_status(status));
+  }
+  // An interrupt from the terminal is for the command; we pass on how it ended.
+  auto old = ::signal(SIGINT, SIG_IGN);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  ::signal(SIGINT, old);
+  return exit_status(status);
+}
+
+}  // namespace box

@@ -1,0 +1,120 @@
+#include "box/node.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "box/cgroup.h"
+
+namespace box {
+namespace {
+
+Paths make_paths(const base::Context& context, const std::string& parent, std::string_view name) {
+  Paths p;
+  p.dir = context.state_dir + "/" + parent + "/" + std::string(name);
+  p.config = p.dir + "/box.json";
+  p.priv = p.dir + "/private";
+  p.upper = p.priv + "/upper";
+  p.journal = p.dir + "/move.journal";
+  p.run = context.run_dir + "/boxes/" + std::string(name);
+  p.root = p.run + "/root";
+  p.images = p.run + "/images";
+  p.criu_lock = p.run + "/criu.lock";
+  p.started = p.run + "/started";
+  p.cgroup = cgroup_mount() + "/drover/" + std::string(name);
+  return p;
+}
+
+std::vector<std::string> names_in(const std::string& dir) {
+  std::vector<std::string> names;
+  std::unique_ptr<DIR, int (*)(DIR*)> d(::opendir(dir.c_str()), ::closedir);
+  if (!d) {
+    if (errno == ENOENT) return names;
+    throw base::sys_error("cannot read {}", dir);
+  }
+  while (const dirent* e = ::readdir(d.get()))
+    if (e->d_name[0] != '.') names.emplace_back(e->d_name);
+  std::ranges::sort(names);
+  return names;
+}
+
+base::Fd lock_file(const base::Context& context, std::string_view name) {
+  base::make_directories(context.run_dir, 0711);
+  base::make_directories(context.run_dir + "/locks", 0700);
+  return base::open(context.run_dir + "/locks/" + std::string(name), O_RDWR | O_CREAT);
+}
+
+Lock wait_for_lock(const base::Context& context, std::string_view name) {
+  base::Fd fd = lock_file(context, name);
+  if (::flock(fd.get(), LOCK_EX) != 0) throw base::sys_error("cannot lock the {}", name);
+  return Lock(std::move(fd));
+}
+
+}  // namespace
+
+Paths paths_of(const base::Context& context, std::string_view name) { return make_paths(context, "boxes", name); }
+
+Paths arriving_paths_of(const base::Context& context, std::string_view name) {
+  return make_paths(context, "arriving", name);
+}
+
+std::optional<Lock> try_lock_box(const base::Context& context, std::string_view name) {
+  base::Fd fd = lock_file(context, "box-" + std::string(name));
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return Lock(std::move(fd));
+  if (errno == EWOULDBLOCK) return std::nullopt;
+  throw base::sys_error("cannot lock box {}", name);
+}
+
+Lock lock_box(const base::Context& context, std::string_view name) {
+  if (auto lock = try_lock_box(context, name)) return std::move(*lock);
+  throw base::error("box {} is busy: another command is changing or moving it", name)
+      .hint("wait for that command to end; `drover-node box list` shows what the box is doing");
+}
+
+Lock lock_node(const base::Context& context) { return wait_for_lock(context, "node"); }
+
+Lock lock_layers(const base::Context& context) { return wait_for_lock(context, "layers"); }
+
+std::vector<std::string> box_names(const base::Context& context) { return names_in(context.state_dir + "/boxes"); }
+
+std::vector<std::string> arriving_names(const base::Context& context) {
+  return names_in(context.state_dir + "/arriving");
+}
+
+std::optional<Config> find_config(const base::Context& context, std::string_view name) {
+  auto text = base::read_file_if_exists(paths_of(context, name).config);
+  if (!text) return std::nullopt;
+  return base::in_context("reading the configuration of box " + std::string(name),
+                          [&] { return Config::parse(*text); });
+}
+
+Config load_config(const base::Context& context, std::string_view name) {
+  check_name(name);
+  if (auto config = find_config(context, name)) return *config;
+  throw base::error("there is no box {} on this node", name).hint("`drover-node box list` names those that are here");
+}
+
+void save_config(const Paths& paths, const Config& config) {
+  base::write_file_atomically(paths.config, config.render(), 0600);
+}
+
+uint32_t choose_id_base(const base::Context& context, std::string_view name) {
+  // Ranges 16 … 60015 of 65536 ids: above every system's own users, below 2^32 - 2^26.
+  constexpr uint32_t kFirst = 16, kRanges = 60000;
+  std::set<uint32_t> taken;
+  for (const auto& other : box_names(context))
+    if (auto config = find_config(context, other)) taken.insert(config->id_base / kIdCount);
+  uint32_t at = base::crc32c(name) % kRanges;
+  for (uint32_t tried = 0; tried < kRanges; ++tried, at = (at + 1) % kRanges)
+    if (!taken.contains(kFirst + at)) return (kFirst + at) * kIdCount;
+  throw base::error("this node has no range of {} ids left for a box", kIdCount);
+}
+
+}  // namespace box

@@ -1,0 +1,52 @@
+#include "box/runtime.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/mount.h"
+#include "box/announce.h"
+#include "box/cgroup.h"
+#include "box/firewall.h"
+#include "box/network.h"
+#include "box/rootfs.h"
+
+namespace box {
+
+void set_up_outside(const base::Context& context, const Config& config, const Paths& paths) {
+  mount_root(context, config, paths);
+  Cgroup(paths.cgroup).create();
+}
+
+void set_up_cable(const Config& config) {
+  const std::string host_end = host_end_name(config.name);
+  create_veth(host_end, other_end_name(config.name), bridge_mtu(config.bridge));
+  shut_firewall(host_end);
+  attach_to_bridge(host_end, config.bridge);
+  set_up(host_end);
+}
+
+base::Fd netns_of(pid_t init) { return base::open("/proc/" + std::to_string(init) + "/ns/net", O_RDONLY); }
+
+void shut_network(const Config& config) { shut_firewall(host_end_name(config.name)); }
+
+void open_network(const Config& config) {
+  open_firewall(host_end_name(config.name), config.mac, config.addresses);
+}
+
+void announce_box(const Config& config, pid_t init) {
+  announce(netns_of(init).get(), config.mac, config.addresses);
+}
+
+void tear_down(const base::Context& context, const Paths& paths, std::string_view name) {
+  Cgroup(paths.cgroup).kill_and_remove();
+  const std::string host_end = host_end_name(name);
+  delete_link(host_end);
+  remove_firewall(host_end);
+  unmount_root(context, paths);
+  base::remove_tree(context.run_dir + "/crun/" + std::string(name));
+  base::remove_tree(paths.run);
+}
+
+}  // namespace box

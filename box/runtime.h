@@ -1,0 +1,30 @@
+#pragma once
+#include <sys/types.h>
+
+#include "base/context.h"
+#include "box/config.h"
+#include "box/node.h"
+
+namespace box {
+
+/// The parts of a box that lie outside of it, in the order in which they are made. `start` and
+/// the destination of a move build on the same ones.
+
+/// Makes RUN/boxes/NAME, mounts the root, makes an empty control group.
+void set_up_outside(const base::Context& context, const Config& config, const Paths& paths);
+/// Makes the veth pair and puts the host end on the bridge, shut: no frame passes yet.
+void set_up_cable(const Config& config);
+/// The box's network namespace, by its process 1.
+base::Fd netns_of(pid_t init);
+/// Not a frame passes between the box and the network, in either direction.
+void shut_network(const Config& config);
+/// Lets the box's own frames pass.
+void open_network(const Config& config);
+/// Tells the network where the box is now.
+void announce_box(const Config& config, pid_t init);
+
+/// Everything of a box that a reboot would take away: processes, veth, rules, mounts. Safe to
+/// repeat, and safe on what was never there.
+void tear_down(const base::Context& context, const Paths& paths, std::string_view name);
+
+}  // namespace box

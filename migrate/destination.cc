@@ -1,0 +1,185 @@
+#include "migrate/destination.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <future>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/pause.h"
+#include "base/undo.h"
+#include "box/box.h"
+#include "box/cgroup.h"
+#include "box/checkpoint.h"
+#include "box/network.h"
+#include "box/ownership.h"
+#include "box/rootfs.h"
+#include "box/runtime.h"
+#include "migrate/arrival.h"
+#include "migrate/preflight.h"
+#include "migrate/settle.h"
+#include "migrate/stream.h"
+#include "migrate/tree.h"
+
+namespace migrate {
+namespace {
+
+using namespace std::chrono_literals;
+
+// The source dumps, or waits for a slow disk, between two messages.
+constexpr auto kPatience = 5min;
+// Prepared, the destination waits for one word. When it does not come it asks for it.
+constexpr auto kCommitPatience = 30s;
+
+/// The destination's part in a move. The protocol, with the source's part, is drawn in
+/// docs/overview.md; what is on the wire is in docs/formats/move-wire.md.
+class DestinationNode {
+ public:
+  DestinationNode(const base::Context& context, Wire& wire, const nlohmann::json& hello)
+      : context_(context), wire_(wire), hello_(Hello::parse(hello)), paths_(box::arriving_paths_of(context, hello_.config.name)) {}
+
+  void run() {
+    const box::Lock lock = box::lock_box(context_, hello_.config.name);
+    clear_old_arrival(context_, hello_.config.name);
+    for (State state = State::kOffer; state != State::kDone;) {
+      switch (state) {
+        case State::kOffer: state = offer(); break;
+        case State::kArrive: state = arrive(); break;
+        case State::kRounds: state = rounds(); break;
+        case State::kRestore: state = restore(); break;
+        case State::kPrepared: state = prepared(); break;
+        case State::kMine: state = mine(); break;
+        case State::kDone: break;
+      }
+    }
+  }
+
+ private:
+  enum class State { kOffer, kArrive, kRounds, kRestore, kPrepared, kMine, kDone };
+
+  // from: start, or the source has sent layers. to: kArrive
+  State offer() {
+    for (bool again = false;; again = true) {
+      if (!again) inspect_destination(context_, hello_);
+      auto missing = missing_layers(context_, hello_.config);
+      wire_.send_json(Frame::kOffer, {{"missing_layers", missing}});
+      if (missing.empty()) return State::kArrive;
+      if (again) throw base::error("layer {} of box {} did not arrive", missing.front(), hello_.config.name);
+      wire_.expect_json(Frame::kLayers, kPatience);
+    }
+  }
+
+  // from: kOffer. to: kRounds. From here the box is on record.
+  State arrive() {
+    undo_.add("drop the arriving box", [this] { drop_arrival(context_, hello_.config.name); });
+    base::make_directories(paths_.dir, 0700);
+    box::make_private_layer(paths_);
+    box::save_config(paths_, hello_.config);
+    move_ = box::begin_move(paths_, box::MoveStep::kArriving, hello_.id, hello_.from, {}, hello_.config.epoch);
+    base::fsync_path(context_.state_dir + "/arriving");
+    base::pause_point("destination.arriving");
+    // All that does not depend on the box's last moments is ready before it is frozen.
+    base::make_directories(paths_.images, 0700);
+    box::set_up_cable(hello_.config);
+    box::Cgroup(paths_.cgroup).create();
+    return State::kRounds;
+  }
+
+  // from: kArrive. to: kRestore, after the round in which the box was frozen.
+  State rounds() {
+    base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
+    for (;;) {
+      auto round = wire_.expect_json(Frame::kRound, kPatience);
+      receive_data(upper.get());
+      base::pause_point("destination.round");
+      if (round.at("final").get<bool>()) break;
+      sync_tree(upper.get());
+      wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
+    }
+    wire_.expect_json(Frame::kImages, kPatience);
+    base::Fd images = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
+    receive_data(images.get());
+    return State::kRestore;
+  }
+
+  // from: kRounds. to: kPrepared. The box's processes exist afterwards; none has run.
+  State restore() {
+    base::pause_point("destination.restoring");
+    base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
+    auto on_disk = std::async(std::launch::async, [&] { sync_tree(upper.get()); });
+    box::mount_root(context_, hello_.config, paths_);
+    box::Criu().restore({.images = paths_.images,
+                         .root = paths_.root,
+                         .cgroup = paths_.cgroup,
+                         .other_end = box::other_end_name(hello_.config.name),
+                         .lock = paths_.criu_lock});
+    on_disk.get();
+    return State::kPrepared;
+  }
+
+  // from: kRestore. to: kMine. Once this is written down, the source decides, and nobody else.
+  State prepared() {
+    move_->advance(paths_, box::MoveStep::kPrepared);
+    undo_.commit();
+    base::pause_point("destination.prepared");
+    try {
+      wire_.send_json(Frame::kPrepared, nlohmann::json::object());
+      wire_.expect_json(Frame::kCommit, kCommitPatience);
+    } catch (const base::Error& lost) {
+      // It may have been decided without our hearing of it.
+      base::warn("{}: asking {} whose box {} is", lost.message(), hello_.from, hello_.config.name);
+      wire_lost_ = true;
+      if (!ask_source(context_, paths_, *move_, hello_.config, ask_patience())) return State::kDone;
+    }
+    return State::kMine;
+  }
+
+  // from: kPrepared. to: kDone. The box is this node's, whatever happens now.
+  State mine() {
+    take_over(context_, hello_.config.name);
+    if (!wire_lost_) wire_.send_json(Frame::kRunning, nlohmann::json::object());
+    return State::kDone;
+  }
+
+  void receive_data(int dir) {
+    ZstdSource source(wire_, kPatience);
+    receive_tree(dir, source, {.check = [] { base::check_interrupt(); }});
+    source.finish();
+  }
+
+  const base::Context& context_;
+  Wire& wire_;
+  Hello hello_;
+  box::Paths paths_;
+  std::optional<box::Move> move_;
+  base::Undo undo_;
+  bool wire_lost_ = false;
+};
+
+}  // namespace
+
+void receive(const base::Context& context, int in, int out) {
+  Wire wire(in, out);
+  try {
+    Message first = wire.recv(1min, "its greeting");
+    auto json = parse_json(first);
+    if (json.value("protocol", 0) != kProtocol)
+      throw base::error("the other node speaks version {} of the protocol, and this one version {}",
+                        json.value("protocol", 0), kProtocol)
+          .hint("bring both to the same version of drover");
+    switch (first.type) {
+      case Frame::kHello: DestinationNode(context, wire, json).run(); break;
+      case Frame::kAsk: answer_question(context, wire, json); break;
+      case Frame::kSettle: answer_decision(context, wire, json); break;
+      default: throw base::error("the other node began with something that is no greeting");
+    }
+  } catch (const base::Error& e) {
+    wire.send_failed(e.message(), e.hint());
+    throw;
+  }
+}
+
+}  // namespace migrate

@@ -1,0 +1,55 @@
+#pragma once
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/context.h"
+#include "box/box.h"
+#include "box/ownership.h"
+#include "migrate/wire.h"
+
+namespace migrate {
+
+/// How a move that was cut off is finished or reversed. The source's journal is the only judge:
+///
+///     source's journal     destination's journal     outcome
+///     leaving              any                       the box stays at the source
+///     given                prepared, mine            the box is the destination's
+///     gone, box is here    prepared                  it had been settled: stays at the source
+///
+/// Either end can begin. The destination asks the source (kAsk) and does what it says; the source
+/// tells the destination (kSettle) what was decided. An answer that cannot be had leaves everything
+/// frozen, and is asked for again by the next `recover`.
+
+struct Settled {
+  std::string box;
+  std::string what;   ///< one sentence for the operator
+  bool open = false;  ///< still not decided: run recover again
+};
+
+/// `drover-node recover`: goes over every unfinished move on this node.
+std::vector<Settled> recover(const base::Context& context, const std::vector<std::string>& rsh);
+
+/// The destination's side: asks the source until it knows, or until `patience` is over. True: the box is
+/// ours. False: it is dropped, or it stays frozen because there is no answer.
+bool ask_source(const base::Context& context, const box::Paths& paths, const box::Move& move, const box::Config& config,
+                std::chrono::milliseconds patience);
+/// How long the receiving process asks by itself before it leaves it to `recover`.
+std::chrono::milliseconds ask_patience();
+
+/// The source's side: the box was given; tells the destination until it has confirmed, or until `patience`
+/// is over. True: it runs there.
+bool tell_destination(const base::Context& context, const box::Move& move, const std::string& name,
+                      std::chrono::milliseconds patience);
+
+/// The source's side, before the commit point: the box goes on here as if nothing had happened.
+void keep_box(const base::Context& context, const box::Config& config);
+/// The source's side, after the destination's confirmation: what is left of the box here goes.
+void forget_box(const base::Context& context, const box::Config& config, uint64_t new_epoch);
+
+/// What `receive` does with the other node's question or decision.
+void answer_question(const base::Context& context, Wire& wire, const nlohmann::json& question);
+void answer_decision(const base::Context& context, Wire& wire, const nlohmann::json& decision);
+
+}  // namespace migrate
