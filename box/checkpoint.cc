@@ -1,16 +1,19 @@
 #include "box/checkpoint.h"
 
 #include <criu/criu.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <memory>
 #include <sstream>
 
 #include "base/error.h"
@@ -40,10 +43,11 @@ Options make_options() {
 }
 
 /// What dump and restore have in common.
-void set_common(criu_opts* o, int images, const char* log) {
+void set_common(criu_opts* o, int images, const std::string& log) {
+  const size_t slash = log.rfind('/');
   criu_local_set_images_dir_fd(o, images);
-  criu_local_set_work_dir_fd(o, images);
-  criu_local_set_log_file(o, log);
+  criu_local_set_work_dir_fd(o, base::open(log.substr(0, slash), O_RDONLY | O_DIRECTORY).release());
+  criu_local_set_log_file(o, log.substr(slash + 1).c_str());
   criu_local_set_log_level(o, CRIU_LOG_INFO);
   criu_local_set_tcp_established(o, true);
   criu_local_set_file_locks(o, true);
@@ -65,9 +69,9 @@ std::string error_lines(const std::string& log) {
   std::istringstream in(*text);
   std::string found;
   int count = 0;
-  for (std::string line; count < 5 && std::getline(in, line);)
+  for (std::string line; count < 3 && std::getline(in, line);)
     if (auto at = line.find("Error ("); at != std::string::npos) {
-      found += (count++ ? "\n  criu: " : "  criu: ") + line.substr(at);
+      found += (count++ ? "; " : "") + line.substr(at);
     }
   return found;
 }
@@ -152,8 +156,22 @@ void in_child(const std::string& what, const std::string& log, const std::string
     throw base::error("CRIU did not finish to {} in {} minutes", what, kDeadline.count()).hint("its log is " + log);
   if (status != 0) {
     std::string lines = error_lines(log);
-    auto e = base::error("CRIU could not {}{}{}", what, lines.empty() ? "" : "\n", lines);
-    throw std::move(e).hint("the whole log is " + log);
+    throw base::error("CRIU could not {}{}{}", what, lines.empty() ? "" : ": ", lines).hint("the whole log is " + log);
+  }
+}
+
+/// Some images are opened by the restored tasks: in the box's user namespace already, first still
+/// with root's id and later with the box's. So they stay root's, and the box's group may read them.
+void share_images(const std::string& dir, uint32_t group) {
+  base::Fd fd = base::open(dir, O_RDONLY | O_DIRECTORY);
+  std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(base::duplicate(fd.get()).release()), ::closedir);
+  if (!entries || ::fchown(fd.get(), 0, group) != 0 || ::fchmod(fd.get(), 0750) != 0)
+    throw base::sys_error("cannot share {} with the box", dir);
+  while (const dirent* e = ::readdir(entries.get())) {
+    if (e->d_name[0] == '.') continue;
+    base::Fd image = base::open_at(fd.get(), e->d_name, O_RDONLY | O_NOFOLLOW);
+    if (::fchown(image.get(), 0, group) != 0 || ::fchmod(image.get(), 0640) != 0)
+      throw base::sys_error("cannot share {}/{} with the box", dir, e->d_name);
   }
 }
 
@@ -169,10 +187,10 @@ std::string Criu::version() {
 
 void Criu::dump(const DumpRequest& request, const std::function<void()>& when_dumped) {
   base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
-  in_child("freeze the box into images", request.images + "/dump.log", request.lock, {"post-dump", when_dumped}, [&] {
+  in_child("freeze the box into images", request.log, request.lock, {"post-dump", when_dumped}, [&] {
     Options options = make_options();
     criu_opts* o = options.get();
-    set_common(o, images.get(), "dump.log");
+    set_common(o, images.get(), request.log);
     criu_local_set_notify_cb(o, on_notify);
     criu_local_set_pid(o, request.init);
     criu_local_set_freeze_cgroup(o, request.cgroup.c_str());
@@ -190,6 +208,7 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
 
 pid_t Criu::restore(const RestoreRequest& request) {
   base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
+  share_images(request.images, request.id_base);
   const Cgroup group(request.cgroup);
   // At pre-resume everything is restored and each task stands, traced, at its last system call of
   // CRIU's. When CRIU lets go, the freezer has them.
@@ -197,13 +216,13 @@ pid_t Criu::restore(const RestoreRequest& request) {
                     evict_ours(group);
                     group.freeze();
                   }};
-  in_child("restore the box from images", request.images + "/restore.log", request.lock, halt, [&] {
+  in_child("restore the box from images", request.log, request.lock, halt, [&] {
     // What CRIU restores is born into its own group and cgroup namespace: the box's.
     group.join(::getpid());
     if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
     Options options = make_options();
     criu_opts* o = options.get();
-    set_common(o, images.get(), "restore.log");
+    set_common(o, images.get(), request.log);
     criu_local_set_root(o, request.root.c_str());
     criu_local_set_notify_cb(o, on_notify);
     criu_local_add_external(o, ("netdev[eth0]:" + request.other_end).c_str());

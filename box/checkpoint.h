@@ -12,7 +12,8 @@ namespace box {
 
 struct DumpRequest {
   pid_t init;             ///< process 1 of the box
-  std::string images;     ///< directory for the images and CRIU's log
+  std::string images;     ///< directory for the images
+  std::string log;        ///< file for CRIU's log
   std::string root;       ///< the box's root, as mounted on the node
   std::string cgroup;     ///< frozen before, and left frozen
   std::string host_end;   ///< of the box's veth
@@ -20,9 +21,11 @@ struct DumpRequest {
 };
 
 struct RestoreRequest {
-  std::string images;
+  std::string images;     ///< shared with the box: its own tasks read some of them
+  std::string log;
   std::string root;
   std::string cgroup;     ///< exists and is empty; frozen afterwards
+  uint32_t id_base;       ///< the box's ids begin there
   std::string other_end;  ///< of the veth pair that waits for the box: becomes its eth0
   std::string lock;       ///< as above
 };

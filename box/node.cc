@@ -26,6 +26,7 @@ Paths make_paths(const base::Context& context, const std::string& parent, std::s
   p.run = context.run_dir + "/boxes/" + std::string(name);
   p.root = p.run + "/root";
   p.images = p.run + "/images";
+  p.criu_log = context.run_dir + "/log/" + std::string(name) + ".criu.log";
   p.criu_lock = p.run + "/criu.lock";
   p.started = p.run + "/started";
   p.cgroup = cgroup_mount() + "/drover/" + std::string(name);

@@ -20,6 +20,7 @@ struct Paths {
   std::string run;      ///< RUN/boxes/NAME: what a reboot takes away
   std::string root;     ///< where the box's root file system is mounted
   std::string images;   ///< CRIU's images during a move; on tmpfs
+  std::string criu_log;   ///< RUN/log/NAME.criu.log: of the last dump or restore; kept until a reboot
   std::string criu_lock;  ///< held by CRIU while it works on the box
   std::string started;  ///< there once process 1 has been let go
   std::string cgroup;   ///< /sys/fs/cgroup/drover/NAME

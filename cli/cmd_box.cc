@@ -71,7 +71,7 @@ void show(const Call& call, const std::string& name) {
     if (value.is_array()) text = joined(value.get<std::vector<std::string>>());
     rows.push_back({key, text});
   }
-  print(table({}, rows));
+  print(table({"KEY", "VALUE"}, rows));
 }
 
 void migrate_box(const Call& call, const std::string& name, const std::string& to, const std::string& rsh) {
@@ -126,10 +126,12 @@ void add_box_commands(Commands& commands) {
 
   auto argv = std::make_shared<std::vector<std::string>>();
   CLI::App& exec = with_name(commands.add("exec", "Run a command in a box", [=](const Call& call) {
+    if (argv->front() == "--") argv->erase(argv->begin());
+    if (argv->empty()) throw base::error("COMMAND is missing").exit(base::Exit::kUsage);
     call.exit_status = box::exec(call.context, *name, *argv);
   }));
   exec.add_option("COMMAND", *argv, "command and its arguments")->required();
-  exec.positionals_at_end();
+  exec.positionals_at_end();  // options behind the command are the command's
 
   auto lines = std::make_shared<size_t>(100);
   with_name(commands.add("log", "Show what a box's init wrote",

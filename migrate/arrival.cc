@@ -26,26 +26,17 @@ void clear_old_arrival(const base::Context& context, const std::string& name) {
   drop_arrival(context, name);
 }
 
-void take_over(const base::Context& context, const std::string& name) {
+void take_over(const base::Context& context, const std::string& name, const std::function<void()>& resumed) {
   const box::Paths arriving = box::arriving_paths_of(context, name);
   const box::Paths paths = box::paths_of(context, name);
-  // Killed between any two of these lines, recover comes here again.
-  if (base::exists(arriving.dir)) {
-    auto move = box::find_move(arriving);
-    if (move && move->step == box::MoveStep::kPrepared) move->advance(arriving, box::MoveStep::kMine);
-    base::pause_point("destination.mine");
-    base::make_directories(context.state_dir + "/boxes", 0700);
-    if (::rename(arriving.dir.c_str(), paths.dir.c_str()) != 0) throw base::sys_error("cannot take in box {}", name);
-    base::fsync_path(context.state_dir + "/boxes");
-    base::fsync_path(context.state_dir + "/arriving");
-  }
-  box::Config config = box::load_config(context, name);
-  const auto move = box::find_move(paths);
+  // Killed between any two of these steps, recover comes here again.
+  const box::Paths& now = base::exists(arriving.dir) ? arriving : paths;
+  auto move = box::find_move(now);
   if (!move) return;
-  config.epoch = move->epoch + 1;
-  config.last_move = move->id;
-  box::save_config(paths, config);
+  if (move->step == box::MoveStep::kPrepared) move->advance(now, box::MoveStep::kMine);
+  base::pause_point("destination.mine");
 
+  box::Config config = box::Config::parse(base::read_file(now.config));
   const box::Cgroup group(paths.cgroup);
   const auto init = box::find_init(group);
   if (init) {
@@ -53,9 +44,21 @@ void take_over(const base::Context& context, const std::string& name) {
     box::open_network(config);
     group.thaw();
     box::announce_box(config, *init);
+    if (resumed) resumed();
     base::pause_point("destination.running");
     base::remove_tree(paths.images);
   }
+
+  config.epoch = move->epoch + 1;
+  config.last_move = move->id;
+  box::save_config(now, config);
+  if (&now == &arriving) {
+    base::make_directories(context.state_dir + "/boxes", 0700);
+    if (::rename(arriving.dir.c_str(), paths.dir.c_str()) != 0) throw base::sys_error("cannot take in box {}", name);
+    base::fsync_path(context.state_dir + "/boxes");
+    base::fsync_path(context.state_dir + "/arriving");
+  }
+  base::pause_point("destination.named");
   box::end_move(paths);
   if (!init) box::start_locked(context, config);
 }

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <string>
 
 #include "base/context.h"
@@ -13,9 +14,9 @@ namespace migrate {
 void drop_arrival(const base::Context& context, const std::string& name);
 /// Drops what an earlier move left, if it had not been prepared; throws when it had.
 void clear_old_arrival(const base::Context& context, const std::string& name);
-/// The box is this node's: journal, name, resume, network, announcement, in this order. Where its
-/// frozen processes did not survive (this node was restarted), it is started from its disk, as
-/// after a power cut.
-void take_over(const base::Context& context, const std::string& name);
+/// The box is this node's: journal, network, resume, announcement, then `resumed` (may be empty),
+/// then what can wait. Where its frozen processes did not survive (this node was restarted), it is
+/// started from its disk, as after a power cut.
+void take_over(const base::Context& context, const std::string& name, const std::function<void()>& resumed = {});
 
 }  // namespace migrate

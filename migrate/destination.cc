@@ -83,6 +83,7 @@ class DestinationNode {
     base::pause_point("destination.arriving");
     // All that does not depend on the box's last moments is ready before it is frozen.
     base::make_directories(paths_.images, 0700);
+    base::make_directories(context_.run_dir + "/log", 0700);
     box::set_up_cable(hello_.config);
     box::Cgroup(paths_.cgroup).create();
     return State::kRounds;
@@ -112,8 +113,10 @@ class DestinationNode {
     auto on_disk = std::async(std::launch::async, [&] { sync_tree(upper.get()); });
     box::mount_root(context_, hello_.config, paths_);
     box::Criu().restore({.images = paths_.images,
+                         .log = paths_.criu_log,
                          .root = paths_.root,
                          .cgroup = paths_.cgroup,
+                         .id_base = hello_.config.id_base,
                          .other_end = box::other_end_name(hello_.config.name),
                          .lock = paths_.criu_lock});
     on_disk.get();
@@ -139,8 +142,14 @@ class DestinationNode {
 
   // from: kPrepared. to: kDone. The box is this node's, whatever happens now.
   State mine() {
-    take_over(context_, hello_.config.name);
-    if (!wire_lost_) wire_.send_json(Frame::kRunning, nlohmann::json::object());
+    take_over(context_, hello_.config.name, [this] {
+      if (wire_lost_) return;
+      try {
+        wire_.send_json(Frame::kRunning, nlohmann::json::object());
+      } catch (const base::Error& lost) {
+        base::warn("{}: {} will ask", lost.message(), hello_.from);  // the box runs all the same
+      }
+    });
     return State::kDone;
   }
 

@@ -143,6 +143,7 @@ class SourceNode {
   // images' successor may.
   State freeze() {
     base::make_directories(paths_.images, 0700);
+    base::make_directories(context_.run_dir + "/log", 0700);
     const auto init = box::find_init(group_);
     if (!init) throw base::error("box {} has ended while it was being moved", name_);
     frozen_at_ = Clock::now();
@@ -154,6 +155,7 @@ class SourceNode {
     uint64_t round_bytes = 0;
     box::Criu().dump({.init = *init,
                       .images = paths_.images,
+                      .log = paths_.criu_log,
                       .root = paths_.root,
                       .cgroup = paths_.cgroup,
                       .host_end = box::host_end_name(name_),
