@@ -7,6 +7,7 @@
 #include <netlink/route/addr.h>
 #include <netlink/route/link.h>
 #include <netlink/route/link/veth.h>
+#include <netlink/route/neighbour.h>
 #include <netlink/route/nexthop.h>
 #include <netlink/route/route.h>
 
@@ -347,6 +348,21 @@ bool wait_for_carrier(const std::string& host_end, int netns_fd, std::chrono::mi
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return true;
+}
+
+void forget_failed_lookups(int netns_fd) {
+  in_netns(netns_fd, [] {
+    const Netlink netlink;
+    nl_cache* filled = nullptr;
+    const int failure = rtnl_neigh_alloc_cache(netlink.get(), &filled);
+    if (failure < 0) throw nl_error("cannot read the box's neighbours", failure);
+    const Cache cache(filled);
+    for (nl_object* at = nl_cache_get_first(filled); at != nullptr; at = nl_cache_get_next(at)) {
+      auto* neighbour = reinterpret_cast<rtnl_neigh*>(at);
+      if ((rtnl_neigh_get_state(neighbour) & (NUD_INCOMPLETE | NUD_FAILED)) != 0)
+        rtnl_neigh_delete(netlink.get(), neighbour, 0);  // gone by itself: just as well
+    }
+  });
 }
 
 std::vector<Address> box_addresses(int netns_fd) {

@@ -50,6 +50,10 @@ void move_into(const std::string& other_end, int netns_fd, const Eth0& eth0);
 /// `timeout` passed first.
 bool wait_for_carrier(const std::string& host_end, int netns_fd, std::chrono::milliseconds timeout);
 
+/// Takes away the neighbours that did not answer. While a box is shut its kernel may have asked who
+/// has an address; without this it would ask again only a second later, and send nothing till then.
+void forget_failed_lookups(int netns_fd);
+
 /// The addresses that eth0 in that namespace has now, link-local ones left out; empty without eth0.
 std::vector<Address> box_addresses(int netns_fd);
 

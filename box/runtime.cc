@@ -36,7 +36,9 @@ void open_network(const Config& config) {
 }
 
 void announce_box(const Config& config, pid_t init) {
-  announce(netns_of(init).get(), config.mac, config.addresses);
+  const base::Fd netns = netns_of(init);
+  forget_failed_lookups(netns.get());
+  announce(netns.get(), config.mac, config.addresses);
 }
 
 void tear_down(const base::Context& context, const Paths& paths, std::string_view name) {

@@ -20,7 +20,7 @@ base::Fd netns_of(pid_t init);
 void shut_network(const Config& config);
 /// Lets the box's own frames pass.
 void open_network(const Config& config);
-/// Tells the network where the box is now.
+/// Tells the network where the box is now, and lets the box look at the network afresh.
 void announce_box(const Config& config, pid_t init);
 
 /// Everything of a box that a reboot would take away: processes, veth, rules, mounts. Safe to
