@@ -48,9 +48,8 @@ class Nft {
   std::unique_ptr<nft_ctx, Free> context_;
 };
 
-/// The table with both hooks and no rules; what was in them goes. By policy all is dropped, so
-/// neither a half-read definition nor the moment between the kernel hooking a new chain in and
-/// the end of the transaction lets a frame pass.
+/// The table without its gates and without rules; what was in it goes. Its policy is to drop, so
+/// no moment in which the kernel hooks in one new chain after the other lets a frame pass.
 std::string empty_table(const std::string& host_end) {
   return std::format(R"(add table netdev {0}
 add chain netdev {0} out {{ type filter hook ingress device "{0}" priority filter; policy drop; }}
@@ -61,9 +60,19 @@ flush chain netdev {0} in
                      host_end);
 }
 
+/// Chains without rules that a frame meets first. They come last into the table: where they accept,
+/// the rules are there.
+std::string gates(const std::string& host_end, std::string_view policy) {
+  return std::format(R"(
+add chain netdev {0} gate_out {{ type filter hook ingress device "{0}" priority -10; policy {1}; }}
+add chain netdev {0} gate_in {{ type filter hook egress device "{0}" priority -10; policy {1}; }}
+)",
+                     host_end, policy);
+}
+
 class Rules {
  public:
-  explicit Rules(const std::string& host_end) : host_end_(host_end), text_(empty_table(host_end)) {}
+  explicit Rules(std::string host_end) : host_end_(std::move(host_end)) {}
   void out(std::string_view rule) { text_ += std::format("add rule netdev {} out {}\n", host_end_, rule); }
   void in(std::string_view rule) { text_ += std::format("add rule netdev {} in {}\n", host_end_, rule); }
   [[nodiscard]] const std::string& text() const { return text_; }
@@ -144,15 +153,7 @@ void ipv6_rules(Rules& rules, const Mac& mac, const std::string& own) {
   rules.in(std::format("meta protocol ip6 icmpv6 type nd-neighbor-advert icmpv6 taddr {} drop", own));
 }
 
-void need_link(const std::string& host_end) {
-  if (if_nametoindex(host_end.c_str()) == 0)
-    throw base::error("there is no interface {} on this node", host_end);
-}
-
-}  // namespace
-
-void open_firewall(const std::string& host_end, const Mac& mac, const std::vector<Address>& addresses) {
-  need_link(host_end);
+std::string rules_for(const std::string& host_end, const Mac& mac, const std::vector<Address>& addresses) {
   Rules rules(host_end);
   rules.out(std::format("ether saddr != {} drop", mac.to_string()));
   if (!set_of(addresses, true).empty()) ipv4_rules(rules, mac, addresses);
@@ -162,13 +163,38 @@ void open_firewall(const std::string& host_end, const Mac& mac, const std::vecto
   // A bridge floods frames for MACs that it does not know: they are none of this box's business.
   rules.in(std::format("@ll,0,48 & 0x010000000000 == 0 @ll,0,48 != {} drop", hex_of(mac.bytes)));
   rules.in("accept");
-  Nft().need(rules.text(), std::format("cannot open the firewall of {}", host_end));
+  return rules.text();
 }
 
-void shut_firewall(const std::string& host_end) {
-  need_link(host_end);
-  Nft().need(empty_table(host_end), std::format("cannot shut the firewall of {}", host_end));
+void need_link(const std::string& host_end) {
+  if (if_nametoindex(host_end.c_str()) == 0)
+    throw base::error("there is no interface {} on this node", host_end);
 }
+
+}  // namespace
+
+void load_firewall(const std::string& host_end, const Mac& mac, const std::vector<Address>& addresses) {
+  need_link(host_end);
+  Nft().need(empty_table(host_end) + rules_for(host_end, mac, addresses) + gates(host_end, "drop"),
+             std::format("cannot load the firewall of {}", host_end));
+}
+
+void open_firewall(const std::string& host_end, const Mac& mac, const std::vector<Address>& addresses) {
+  need_link(host_end);
+  Nft().need(empty_table(host_end) + rules_for(host_end, mac, addresses) + gates(host_end, "accept"),
+             std::format("cannot open the firewall of {}", host_end));
+}
+
+void Gate::open() {
+  if (!set_policies(true)) throw base::error("no firewall rules are loaded for {}", host_end_);
+}
+
+void Gate::shut() {
+  if (!set_policies(false))
+    Nft().need(empty_table(host_end_), std::format("cannot shut the firewall of {}", host_end_));
+}
+
+void shut_firewall(const std::string& host_end) { Gate(host_end).shut(); }
 
 void remove_firewall(const std::string& host_end) {
   Nft().need("destroy table netdev " + host_end, std::format("cannot remove the firewall of {}", host_end));
@@ -179,14 +205,17 @@ Firewall firewall_state(const std::string& host_end) {
   for (const auto& entry : Nft().list("list tables netdev"))
     there |= entry.contains("table") && entry["table"].value("name", "") == host_end;
   if (!there) return Firewall::kNone;
-  unsigned chains = 0, rules = 0;
+  unsigned chains = 0, gates_open = 0;
   for (const auto& entry : Nft().list("list table netdev " + host_end)) {
-    chains += entry.contains("chain") ? 1 : 0;
-    rules += entry.contains("rule") ? 1 : 0;
+    if (!entry.contains("chain")) continue;
+    const nlohmann::json& chain = entry["chain"];
+    chains += 1;
+    gates_open +=
+        chain.value("name", "").starts_with("gate_") && chain.value("policy", "") == "accept" ? 1 : 0;
   }
   // The kernel takes the chains away with their device (before 6.16).
   if (chains == 0) return Firewall::kNone;
-  return rules == 0 ? Firewall::kShut : Firewall::kOpen;
+  return gates_open == 2 ? Firewall::kOpen : Firewall::kShut;
 }
 
 }  // namespace box

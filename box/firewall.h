@@ -1,7 +1,9 @@
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "box/address.h"
 
 namespace box {
@@ -23,12 +25,32 @@ enum class Firewall { kNone, kShut, kOpen };
 /// - into it goes everything but ARP and neighbour advertisements that claim its addresses for
 ///   another MAC
 void open_firewall(const std::string& host_end, const Mac& mac, const std::vector<Address>& addresses);
+/// The same rules, and shut: for a box that is to be opened in a hurry, by a Gate.
+void load_firewall(const std::string& host_end, const Mac& mac, const std::vector<Address>& addresses);
 
 /// Not a frame passes in either direction: while the box is frozen or half restored, nothing of the
-/// node's kernel may answer for it (a RST would end its connections).
+/// node's kernel may answer for it (a RST would end its connections). Rules that are loaded stay.
 void shut_firewall(const std::string& host_end);
 
+/// Shuts and opens what is loaded in less than a millisecond, however many boxes the node has. For
+/// whom that matters it lives longer than the hurry: the kernel lets the closing of its socket wait
+/// for an RCU grace period (5 to 30 ms).
+class [[nodiscard]] Gate {
+ public:
+  explicit Gate(std::string host_end);
+  void open();  ///< throws when no rules are loaded
+  void shut();  ///< as shut_firewall
+
+ private:
+  /// Of both directions at once; false where there are no such chains.
+  bool set_policies(bool accept);
+  std::string host_end_;
+  base::Fd fd_;
+  uint32_t sequence_ = 0;
+};
+
 void remove_firewall(const std::string& host_end);  ///< absent is fine
+/// Slow where there are many boxes: for people who look, and for tests.
 Firewall firewall_state(const std::string& host_end);
 
 }  // namespace box

@@ -361,13 +361,42 @@ TEST_F(FirewallTest, StateIsToldAndRemovalIsThorough) {
   EXPECT_EQ(runner_.run({.argv = {"nft", "list", "ruleset"}}).out, "");
 }
 
+TEST_F(FirewallTest, AGateShutsAndOpensTheLoadedRules) {
+  box::Gate gate(a_.host_end);
+  EXPECT_THROW(gate.open(), base::Error) << "nothing is loaded";
+  gate.shut();
+  EXPECT_EQ(box::firewall_state(a_.host_end), box::Firewall::kShut);
+  EXPECT_THROW(gate.open(), base::Error) << "nothing is loaded, but shut";
+  EXPECT_EQ(box::firewall_state(a_.host_end), box::Firewall::kShut);
+
+  tap();
+  box::load_firewall(a_.host_end, a_.mac, a_.addresses);
+  EXPECT_EQ(box::firewall_state(a_.host_end), box::Firewall::kShut);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_FALSE(pings(b_, kA, 1));
+    gate.open();
+    EXPECT_EQ(box::firewall_state(a_.host_end), box::Firewall::kOpen);
+    EXPECT_TRUE(pings(b_, kA));
+    EXPECT_FALSE(out_of_a(from_a(kIp, datagram(kB))));
+    gate.shut();
+    EXPECT_EQ(box::firewall_state(a_.host_end), box::Firewall::kShut);
+  }
+  tap_a_->send(from_a(kIp, datagram(kA)) + text("shut"));
+  EXPECT_FALSE(has_seen(*tap_b_, "shut"));
+  tap_b_->send(from_b(kIp, datagram(kB)) + text("shut"));
+  EXPECT_FALSE(has_seen(*tap_a_, "shut"));
+}
+
 TEST_F(FirewallTest, ANewCableUnderTheOldNameIsCoveredAgain) {
   open_a();
   box::delete_link(a_.host_end);
   a_ = plug("a", kMacA, {"10.77.0.10/24", "fd77::10/64"});
+  // Some kernels take the chains away with the device, others keep them for the next of that name.
   box::shut_firewall(a_.host_end);
   EXPECT_EQ(box::firewall_state(a_.host_end), box::Firewall::kShut);
   EXPECT_FALSE(pings(a_, kB, 1));
+  box::load_firewall(a_.host_end, a_.mac, a_.addresses);
+  EXPECT_EQ(box::firewall_state(a_.host_end), box::Firewall::kShut);
   open_a();
   EXPECT_TRUE(pings(a_, kB));
   tap();
@@ -394,6 +423,7 @@ TEST_F(FirewallTest, NothingPassesWhileOpenIsReplacedByShutAndBack) {
 
 TEST_F(FirewallTest, AHostEndThatIsNotThereIsNamed) {
   for (const auto& call : {+[] { box::shut_firewall("vbnothere"); },
+                           +[] { box::load_firewall("vbnothere", box::Mac::parse(kMacA), {}); },
                            +[] { box::open_firewall("vbnothere", box::Mac::parse(kMacA), {}); }}) {
     try {
       call();
