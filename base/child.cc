@@ -77,7 +77,6 @@ class Collector {
       polled_[kInterrupt].fd = interrupt_fd();
       int ready = ::poll(polled_.data(), polled_.size(), left(deadline));
       if (ready < 0 && errno != EINTR) throw sys_error("cannot wait for a command");
-      if (ready == 0) return Event::kDeadline;
       if (ready < 0) continue;
       bool ended = polled_[kProcess].revents != 0;
       // Looked at before the pipes: what it wrote before its end is in them now. What
@@ -90,6 +89,7 @@ class Collector {
       if (out_.size() > kMostOutput) return Event::kTooMuch;
       if (ended) return Event::kEnded;
       if (polled_[kInterrupt].revents != 0) return Event::kInterrupt;
+      if (steady_clock::now() >= deadline) return Event::kDeadline;
     }
   }
 

@@ -37,10 +37,10 @@ std::string unescaped(std::string_view text) {
   return plain;
 }
 
-/// Every mount point that we see, the oldest first.
+/// Every mount point that this thread sees, the oldest first.
 std::vector<std::string> mount_points() {
   std::vector<std::string> points;
-  std::istringstream lines(read_file("/proc/self/mountinfo"));
+  std::istringstream lines(read_file("/proc/thread-self/mountinfo"));
   for (std::string line; std::getline(lines, line);) {
     std::istringstream fields(line);
     std::string id, parent, device, root, point;  // proc_pid_mountinfo(5)

@@ -30,7 +30,7 @@ class [[nodiscard]] Mount {
   std::string target_;
 };
 
-/// Whether something is mounted exactly there (from /proc/self/mountinfo).
+/// Whether something is mounted exactly there (from mountinfo of the calling thread).
 bool is_mount_point(const std::string& path);
 /// umount2(2) with MNT_DETACH; a path where nothing is mounted is fine.
 void unmount_if_mounted(const std::string& path);

@@ -22,7 +22,8 @@ namespace {
 class TreeRemover {
  public:
   explicit TreeRemover(const std::filesystem::path& root)
-      : parent_(root.parent_path()), here_(open(parent_.empty() ? "." : parent_.string(), kDirectory)) {
+      : parent_(root.parent_path()),
+        here_(open(parent_.empty() ? "." : parent_.string(), O_PATH | O_DIRECTORY)) {
     levels_.push_back({.name = parent_, .identity = identity(here_), .directories = {}});
     remove(root.filename());
   }
@@ -40,7 +41,6 @@ class TreeRemover {
   }
 
  private:
-  static constexpr int kDirectory = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
   using Identity = std::pair<dev_t, ino_t>;
   struct Level {
     std::string name;
@@ -69,7 +69,7 @@ class TreeRemover {
 
   void enter(std::string name) {
     struct open_how how = {};
-    how.flags = kDirectory | O_CLOEXEC;
+    how.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
     how.resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS;
     Fd directory(static_cast<int>(::syscall(SYS_openat2, here_.get(), name.c_str(), &how, sizeof how)));
     if (!directory && errno == EXDEV)
@@ -84,7 +84,7 @@ class TreeRemover {
   void leave() {
     std::string name = std::move(levels_.back().name);
     levels_.pop_back();
-    here_ = open_at(here_.get(), "..", kDirectory);
+    here_ = open_at(here_.get(), "..", O_PATH | O_DIRECTORY);
     if (identity(here_) != levels_.back().identity)
       throw error("cannot remove {}: it was moved meanwhile", path(name));
     if (::unlinkat(here_.get(), name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)

@@ -137,7 +137,7 @@ Process spawn(const std::vector<std::string>& argv, const std::map<std::string, 
 
   Process process = {.pid = pid, .pidfd = Fd(pidfd)};
   if (plan.failed == nullptr) return process;
-  ::waitpid(pid, nullptr, 0);
+  while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) continue;
   if (plan.failed == std::string_view("exec")) throw Error("cannot run " + argv[0], plan.err);
   throw Error(std::format("cannot run {}: it could not {}", argv[0], plan.failed), plan.err)
       .context("running: " + argv[0] + (cwd.empty() ? "" : " in " + cwd));

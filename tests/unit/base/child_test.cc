@@ -145,6 +145,12 @@ TEST(Runner, TheDeadlineKillsWhatDoesNotHearTerm) {
   EXPECT_EQ(error_of(command).message(), "sh did not end within 0.3 s\n    deaf");
 }
 
+TEST(Runner, TheDeadlineHoldsForWhatNeverFallsSilent) {
+  Command command = shell("yes >&2");
+  command.timeout = 300ms;
+  EXPECT_TRUE(error_of(command).message().starts_with("sh did not end within 0.3 s\n    y"));
+}
+
 TEST(Runner, DoesNotWaitForWhatTheCommandLeftBehind) {
   Command command = shell("sleep 20 & echo $!");
   command.timeout = 10s;  // sleep holds our pipes for longer

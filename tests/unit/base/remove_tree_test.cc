@@ -68,6 +68,14 @@ TEST_F(RemoveTree, DoesNotFollowSymlinks) {
   EXPECT_TRUE(exists(in("outside/kept")));
 }
 
+TEST_F(RemoveTree, TheWayToATreeMayLeadOverASymlink) {
+  make_directories(in("real/tree/a"));
+  ASSERT_EQ(::symlink(in("real").c_str(), in("link").c_str()), 0);
+  remove_tree(in("link/tree"));
+  EXPECT_FALSE(exists(in("real/tree")));
+  EXPECT_TRUE(exists(in("link")));
+}
+
 TEST_F(RemoveTree, TreesDeeperThanAnyPathOrDescriptorTable) {
   constexpr int kDepth = 5000;  // 10 bytes each: twelve times PATH_MAX
   make_directories(in("tree"));
