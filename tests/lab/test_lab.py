@@ -252,11 +252,11 @@ def test_exec_reports_a_failure(lab):
 
 
 def run_pytest(tmp_path, test, **options):
-    """Runs another pytest with this folder's conftest on one test."""
+    """Runs another pytest with these tests' conftest on one test."""
     (tmp_path / "test_it.py").write_text("import os, pytest, signal, sys, time\n" + test)
     return subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", tmp_path],
                             cwd=tmp_path, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}, **options)
+                            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT / "tests")}, **options)
 
 
 @pytest.mark.parametrize("left, expected", [

@@ -1,14 +1,18 @@
-"""What the tests in this folder stand on.
+"""What the tests stand on.
 
 `lab` is a rack on this machine (ci/lab) with two nodes and a client, one for the whole run. After every
 test that uses it, nothing may be there that was not there before: no process, cgroup, mount, network
-interface or loop device. Every test has a time limit: 60 seconds, or @pytest.mark.limit(SECONDS).
+interface, loop device or box. `templates` gives the shipped templates to its nodes. Every test has a time
+limit: 60 seconds, or @pytest.mark.limit(SECONDS).
 """
 
 import contextlib
 import faulthandler
+import fcntl
+import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,8 +22,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CLIENT = "client"
+TEMPLATES = ("shell", "debian-13", "redis")
+STORE = Path("/var/cache/drover/test-store")
 
 
 class Lab:
@@ -145,7 +151,7 @@ class Lab:
             held = {str(pid), *lines(f"/proc/{pid}/root/run/sshd.pid")}
             for directory, _, _ in os.walk(self.group / name):
                 inside = Path(directory).relative_to(self.group / name)
-                if str(inside) not in (".", "lab"):
+                if str(inside) not in (".", "lab", "drover"):  # "drover" holds the boxes' groups
                     found.add(f"{name}: cgroup {inside}")
                 for process in set(lines(f"{directory}/cgroup.procs")) - held:
                     found.add(f"{name}: process {process} {command_line(process)}")
@@ -153,6 +159,9 @@ class Lab:
                 fields = line.split()
                 found.add(f"{name}: mount {fields[4]} {fields[fields.index('-') + 1]}")
                 devices |= {fields[2]} - own
+            for kind in ("boxes", "arriving"):
+                for box in Path(f"/proc/{pid}/root/var/lib/drover/{kind}").glob("*"):
+                    found.add(f"{name}: {kind} {box.name}")
             for line in lines(f"/proc/{pid}/net/dev")[2:]:
                 found.add(f"{name}: interface {line.split(':')[0].strip()}")
         return found | self._loops(devices)
@@ -162,6 +171,8 @@ class Lab:
         for name in self.machines:
             self.off(name)
             self.on(name)
+            for kind in ("boxes", "arriving"):
+                shutil.rmtree(f"{self.state}/{name}/{kind}", ignore_errors=True)
 
     def _loops(self, devices):
         columns = "NAME,BACK-FILE,BACK-INO,BACK-MAJ:MIN"
@@ -293,6 +304,34 @@ def lab():
         yield made
 
 
+@pytest.fixture(scope="session")
+def templates(lab):
+    """Gives the shipped TEMPLATES to every node of the lab. Returns the state directory that they come from; it
+    is kept over test runs, outside the checkout. Building it for the first time takes minutes."""
+    STORE.mkdir(parents=True, exist_ok=True)
+    with no_time_limit(), open(STORE / "test.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test runs may share this machine
+        for name in TEMPLATES:
+            build_template(name)
+        for name in lab.nodes:
+            checked(subprocess.run(["cp", "-a", *(STORE / part for part in ("layers", "templates", "keys")),
+                                    lab.state / name], text=True, capture_output=True, timeout=300))
+    return STORE
+
+
+def build_template(name):
+    sources = sorted(path for path in (ROOT / "templates/definitions").rglob("*") if path.is_file())
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    stamp = STORE / f"test.{name}"
+    # Asking the mirror for newer packages takes long: once a day is enough.
+    if lines(stamp) == [wanted] and stamp.stat().st_mtime > time.time() - 24 * 3600:
+        return
+    checked(subprocess.run(["drover", "--state-dir", STORE, "template", "build",
+                            ROOT / f"templates/definitions/{name}.toml"],
+                           text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=900))
+    stamp.write_text(wanted)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request):
     """Set up before all other fixtures of a test, and so torn down after them. What a module's own fixtures
@@ -338,6 +377,19 @@ def time_limit(item):
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@contextlib.contextmanager
+def no_time_limit():
+    """For what is done once for all tests, within one test's set-up."""
+    faulthandler.cancel_dump_traceback_later()
+    seconds, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        if seconds:
+            faulthandler.dump_traceback_later(seconds + 30, exit=True)
 
 
 @pytest.hookimpl(wrapper=True)
