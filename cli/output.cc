@@ -12,7 +12,7 @@ namespace cli {
 
 void print(std::string_view text) { base::write_full(STDOUT_FILENO, text, "standard output"); }
 
-void print_json(const nlohmann::json& document) {
+void print_json(const nlohmann::ordered_json& document) {
   print(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
