@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT = "client"
-TEMPLATES = ("shell", "debian-13", "redis")
+TEMPLATES = ("shell", "debian-13", "redis", "db", "web", "full")
 STORE = Path("/var/cache/drover/test-store")
 
 

@@ -1,0 +1,250 @@
+"""What the tests of moves share: boxes, their clients, a move that stops half-way, and what must be true afterwards."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from conftest import checked, command_line, lines, until
+
+DROVER = "/var/lib/drover"
+TCP_RTO_MAX_MS = 44  # Linux 6.15, include/uapi/linux/tcp.h
+
+
+class Box:
+    """A box on one of two nodes, and the calls that tests make about it."""
+
+    def __init__(self, lab, name, template, number):
+        self.lab, self.name, self.template = lab, name, template
+        self.ip4, self.ip6 = f"10.77.0.{number}", f"fd77::1:{number:x}"
+
+    def start(self, node="node1"):
+        self.lab.exec(node, "drover-node", "box", "create", self.name, "--template", self.template,
+                      "--ip", f"{self.ip4}/24", "--ip", f"{self.ip6}/64")
+        self.lab.exec(node, "drover-node", "box", "start", self.name)
+        return self
+
+    def states(self):
+        """What each node says of the box: {"node1": "running"}."""
+        return {node: box["state"] for node in self.lab.nodes
+                for box in self.lab.json(node, "drover-node", "--json", "box", "list") if box["name"] == self.name}
+
+    def node(self):
+        """The one node that runs it; no other may know of it."""
+        states = self.states()
+        assert list(states.values()) == ["running"], f"box {self.name}: {states}"
+        return next(iter(states))
+
+    def other(self):
+        here = self.node()
+        return next(node for node in self.lab.nodes if node != here)
+
+    def show(self):
+        return self.lab.json(self.node(), "drover-node", "--json", "box", "show", self.name)
+
+    def exec(self, *argv, **options):
+        return self.lab.exec(self.node(), "drover-node", "box", "exec", self.name, "--", *argv, **options)
+
+    def upper(self):
+        """Its private layer, as this process can read it."""
+        return self.lab.node(self.node()).path(f"{DROVER}/boxes/{self.name}/private/upper")
+
+    def migrate(self, *words, check=True, timeout=120):
+        """Moves it to the other node and returns the report, or the CompletedProcess where check is false."""
+        here, there = self.node(), self.other()
+        result = self.lab.exec(here, "drover-node", "--json", "box", "migrate", self.name, "--to", there, *words,
+                               check=False, timeout=timeout)
+        if not check:
+            return result
+        checked(result)
+        assert self.node() == there
+        return json.loads(result.stdout)
+
+    def answers(self, port, host=None):
+        """Waits until something in the box listens on a TCP port."""
+        def tries():
+            try:
+                self.lab.connect("client", host or self.ip4, port, timeout=2).close()
+                return True
+            except OSError:
+                return False
+        until(f"box {self.name} answers on port {port}", tries, timeout=40)
+        return self
+
+    def destroy(self):
+        for node in self.states():
+            self.lab.exec(node, "drover-node", "box", "destroy", "--force", self.name)
+
+
+class Redis:
+    """One connection to a redis server."""
+
+    def __init__(self, lab, host, patience=90):
+        self.socket = lab.connect("client", host, 6379)
+        self.socket.settimeout(patience)
+        try:
+            # Or a client that has waited for 6 seconds waits for 6 more.
+            self.socket.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, 1000)
+        except OSError:
+            pass  # an older kernel: it only takes longer
+        self.answers = self.socket.makefile("rb")
+
+    def __call__(self, *words):
+        self.socket.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in
+                                                               (str(word).encode() for word in words)))
+        answer = self.answers.readline()
+        if not answer.endswith(b"\r\n"):
+            raise ConnectionError("the connection ended")
+        if answer[:1] == b"$":
+            return None if answer == b"$-1\r\n" else self.answers.read(int(answer[1:]) + 2)[:-2]
+        if answer[:1] == b":":
+            return int(answer[1:])
+        if answer[:1] != b"+":
+            raise AssertionError(answer)
+        return answer[1:-2]
+
+    def close(self):
+        self.answers.close()
+        self.socket.close()
+
+
+class Counter(threading.Thread):
+    """A client that counts up on one TCP connection, and checks every answer."""
+
+    def __init__(self, lab, host, key="count", pause=0.005):
+        super().__init__(daemon=True)
+        self.redis, self.key, self.pause = Redis(lab, host), key, pause
+        self.value = self.redis("INCR", key)
+        self.error, self.ending = None, False
+        self.longest, self.seen = 0.0, time.monotonic()
+        self.start()
+
+    def run(self):
+        try:
+            while not self.ending:
+                answer = self.redis("INCR", self.key)
+                assert answer == self.value + 1, f"{self.value} was acknowledged, and then came {answer}"
+                self.value = answer
+                now = time.monotonic()
+                self.longest, self.seen = max(self.longest, now - self.seen), now
+                time.sleep(self.pause)
+        except BaseException as problem:  # told to the test by check()
+            self.error = problem
+
+    def check(self, timeout=60):
+        """It goes on counting, on the connection that it has had from the beginning."""
+        before = self.value
+        until("the client's connection goes on", lambda: self.error or self.value > before + 3, timeout)
+        assert self.error is None, f"after {self.value} answers: {self.error!r}"
+
+    def finish(self):
+        self.check()
+        self.ending = True
+        self.join(60)
+        assert self.error is None, f"after {self.value} answers: {self.error!r}"
+        self.redis.close()
+        return self.value
+
+
+def increments_on_disk(box):
+    """How many INCR the private layer of a redis box holds: acknowledged ones are there."""
+    logs = box.upper() / "var/lib/redis/appendonlydir"
+    return sum(path.read_bytes().upper().count(b"\r\nINCR\r\n") for path in logs.iterdir())
+
+
+# A move that stops half-way
+
+
+class Halted:
+    """A move from where the box is to the other node, stopped at a point (base/pause.h) on either side."""
+
+    def __init__(self, box, point, tmp_path, *words):
+        self.lab, self.box, self.point = box.lab, box, point
+        self.source, self.destination = box.node(), box.other()
+        self.rsh = tmp_path / "rsh"
+        # Only the first connection stops there: what recover asks and tells later must not.
+        at_destination = f"env DROVER_PAUSE_AT={point}" if point.startswith("destination.") else ""
+        self.rsh.write_text("#!/bin/sh\nnode=$1; shift\n"
+                            f"pause=''; mkdir {tmp_path}/first 2>/dev/null && pause='{at_destination}'\n"
+                            'exec ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=1 -o ServerAliveCountMax=4 '
+                            '"$node" $pause "$@"\n')
+        self.rsh.chmod(0o755)
+        self.child = self.lab.popen(self.source, "env", f"DROVER_PAUSE_AT={point}", "drover-node", "--json", "box",
+                                    "migrate", box.name, "--to", self.destination, "--rsh", str(self.rsh), *words)
+        self.pids = {"source": self.child.pid}
+        try:
+            self.stopped = until(f"the move stops at {point}", self._find_stopped, timeout=40)
+        except BaseException:
+            self.child.kill()
+            raise
+
+    def _find_stopped(self):
+        if self.child.poll() is not None:
+            out, err = self.child.communicate()
+            raise AssertionError(f"the move ended with {self.child.returncode} before {self.point}:\n{out}{err}")
+        for pid in members(self.lab, self.destination):
+            if command_line(pid).startswith("drover-node receive"):
+                self.pids["destination"] = pid
+        for pid in members(self.lab, self.source):
+            if command_line(pid).startswith("ssh ") and parent(pid) == self.child.pid:
+                self.pids["transport"] = pid
+        side = self.point.split(".")[0]
+        pid = self.pids.get(side)
+        return side if pid and state(pid) == "T" and len(self.pids) == 3 else None
+
+    def kill(self, victim):
+        os.kill(self.pids[victim], signal.SIGKILL)
+        if victim == "source":
+            self.child.wait(10)
+
+    def go_on(self):
+        """Lets the side that stopped go on, unless it was killed, and waits until both have ended.
+        Returns the source's exit status."""
+        if state(self.pids[self.stopped]) == "T":
+            os.kill(self.pids[self.stopped], signal.SIGCONT)
+        self.out, self.err = self.child.communicate(timeout=110)
+        until("the destination's side ends", lambda: state(self.pids["destination"]) in (None, "Z"), timeout=110)
+        return self.child.returncode
+
+
+def members(lab, machine):
+    """Processes of a machine that are in none of its boxes."""
+    return [int(pid) for pid in lines(lab.group / machine / "lab/cgroup.procs")]
+
+
+def state(pid):
+    """The letter of proc(5); None when there is no such process."""
+    for line in lines(f"/proc/{pid}/stat"):
+        return line.rpartition(")")[2].split()[0]
+    return None
+
+
+def parent(pid):
+    for line in lines(f"/proc/{pid}/stat"):
+        return int(line.rpartition(")")[2].split()[1])
+    return None
+
+
+def recover(lab, order):
+    """`drover-node recover` on nodes one after the other; a tuple in the order means: at once."""
+    for turn in order:
+        children = [(node, lab.popen(node, "drover-node", "--json", "recover"))
+                    for node in (turn if isinstance(turn, tuple) else (turn,))]
+        yield from ((node, child.communicate(timeout=110), child.returncode) for node, child in children)
+
+
+def remains(lab, box, node, before):
+    """What there is of a box on a node that must not have it any more, or never had it."""
+    here = lab.node(node)
+    found = {thing for thing in lab.inventory() - before if thing.startswith(node + ": ")}
+    for kind in ("boxes", "arriving"):
+        found |= {f"{kind}/{path.name}" for path in here.path(f"{DROVER}/{kind}").glob("*")}
+        found |= {f"{kind}/{path.name}" for path in here.path(f"{DROVER}/{kind}").glob(".*")}
+    found |= {str(path) for path in here.path("/run/drover/boxes").glob("*")}
+    found |= {str(path) for path in here.path("/run/drover/crun").glob("*")}
+    for table in here.exec("nft", "list", "tables").stdout.splitlines():
+        found |= {table} if "netdev" in table else set()
+    return found
