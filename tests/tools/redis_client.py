@@ -78,8 +78,8 @@ class Redis:
 
 def fill(redis, megabytes):
     count = megabytes * 1_000_000 // VALUE
-    for start in range(0, count, 64):
-        keys = range(start, min(count, start + 64))
+    for start in range(0, count, 512):
+        keys = range(start, min(count, start + 512))
         redis.socket.sendall(b"".join(redis.request("SET", f"fill{k}", os.urandom(VALUE)) for k in keys))
         for _ in keys:
             redis.answer()
