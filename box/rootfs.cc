@@ -166,4 +166,16 @@ void unmount_root(const base::Context& context, const Paths& paths) {
     if (!used.contains(layer)) base::unmount_if_mounted(layer);
 }
 
+std::vector<std::string> missing_layers(const base::Context& context, const Config& config) {
+  const templates::Store store(context.state_dir);
+  std::vector<std::string> out;
+  for (const auto& layer : config.layers)
+    if (!store.has_layer(layer)) out.push_back(layer.digest);
+  return out;
+}
+
+uint64_t send_layers(base::Context& context, const Config& config, int in, int out) {
+  return templates::send_missing(context, templates::Store(context.state_dir), config.template_ref, in, out);
+}
+
 }  // namespace box

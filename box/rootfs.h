@@ -1,5 +1,7 @@
 #pragma once
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/context.h"
 #include "base/fd.h"
@@ -16,5 +18,10 @@ void make_private_layer(const Paths& paths);
 void mount_root(const base::Context& context, const Config& config, const Paths& paths);
 /// Undoes it, and unmounts layers that no mounted box uses any more. Nothing mounted is fine.
 void unmount_root(const base::Context& context, const Paths& paths);
+
+/// Digests of the box's layers that this node does not have.
+std::vector<std::string> missing_layers(const base::Context& context, const Config& config);
+/// Sends what the other node lacks of the box's template to its `template receive`; returns bytes.
+uint64_t send_layers(base::Context& context, const Config& config, int in, int out);
 
 }  // namespace box

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/mount.h"
 #include "box/announce.h"
 #include "box/cgroup.h"
@@ -22,14 +23,12 @@ void set_up_outside(const base::Context& context, const Config& config, const Pa
 void set_up_cable(const Config& config) {
   const std::string host_end = host_end_name(config.name);
   create_veth(host_end, other_end_name(config.name), bridge_mtu(config.bridge));
-  shut_firewall(host_end);
+  load_firewall(host_end, config.mac, config.addresses);
   attach_to_bridge(host_end, config.bridge);
   set_up(host_end);
 }
 
 base::Fd netns_of(pid_t init) { return base::open("/proc/" + std::to_string(init) + "/ns/net", O_RDONLY); }
-
-void shut_network(const Config& config) { shut_firewall(host_end_name(config.name)); }
 
 void open_network(const Config& config) {
   open_firewall(host_end_name(config.name), config.mac, config.addresses);
@@ -37,6 +36,9 @@ void open_network(const Config& config) {
 
 void announce_box(const Config& config, pid_t init) {
   const base::Fd netns = netns_of(init);
+  // What is sent before the kernel's link watch has seen the cable is lost without a word.
+  if (!wait_for_carrier(host_end_name(config.name), netns.get(), std::chrono::seconds(1)))
+    base::warn("the cable of box {} has no carrier yet: the network may learn late where the box is", config.name);
   forget_failed_lookups(netns.get());
   announce(netns.get(), config.mac, config.addresses);
 }

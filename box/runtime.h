@@ -16,8 +16,6 @@ void set_up_outside(const base::Context& context, const Config& config, const Pa
 void set_up_cable(const Config& config);
 /// The box's network namespace, by its process 1.
 base::Fd netns_of(pid_t init);
-/// Not a frame passes between the box and the network, in either direction.
-void shut_network(const Config& config);
 /// Lets the box's own frames pass.
 void open_network(const Config& config);
 /// Tells the network where the box is now, and lets the box look at the network afresh.

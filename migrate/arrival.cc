@@ -6,6 +6,8 @@
 #include "base/pause.h"
 #include "box/box.h"
 #include "box/cgroup.h"
+#include "box/firewall.h"
+#include "box/network.h"
 #include "box/ownership.h"
 #include "box/runtime.h"
 
@@ -41,7 +43,8 @@ void take_over(const base::Context& context, const std::string& name, const std:
   const auto init = box::find_init(group);
   if (init) {
     base::write_file(paths.started, std::to_string(*init) + "\n");
-    box::open_network(config);
+    box::Gate gate(box::host_end_name(name));
+    gate.open();
     group.thaw();
     box::announce_box(config, *init);
     if (resumed) resumed();

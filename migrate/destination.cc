@@ -64,7 +64,7 @@ class DestinationNode {
   State offer() {
     for (bool again = false;; again = true) {
       if (!again) inspect_destination(context_, hello_);
-      auto missing = missing_layers(context_, hello_.config);
+      auto missing = box::missing_layers(context_, hello_.config);
       wire_.send_json(Frame::kOffer, {{"missing_layers", missing}});
       if (missing.empty()) return State::kArrive;
       if (again) throw base::error("layer {} of box {} did not arrive", missing.front(), hello_.config.name);

@@ -20,7 +20,6 @@
 #include "box/checkpoint.h"
 #include "box/network.h"
 #include "box/ownership.h"
-#include "templates/store.h"
 
 namespace migrate {
 namespace {
@@ -165,14 +164,6 @@ std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>
     }
   }
   return files;
-}
-
-std::vector<std::string> missing_layers(const base::Context& context, const box::Config& config) {
-  const templates::Store store(context.state_dir);
-  std::vector<std::string> out;
-  for (const auto& layer : config.layers)
-    if (!store.has_layer(layer)) out.push_back(layer.digest);
-  return out;
 }
 
 Hello inspect_source(const base::Context& context, const box::Status& status) {

@@ -37,9 +37,6 @@ Hello inspect_source(const base::Context& context, const box::Status& status);
 
 /// The same on the other node. What is missing of the box's layers is left to the caller.
 void inspect_destination(const base::Context& context, const Hello& hello);
-/// Digests of the box's layers that this node does not have.
-std::vector<std::string> missing_layers(const base::Context& context, const box::Config& config);
-
 /// Instruction sets of this machine's processor that programs use by themselves, sorted.
 std::vector<std::string> cpu_flags();
 /// Bytes that processes hold and no file does: what CRIU writes into images.

@@ -13,8 +13,10 @@
 #include "box/box.h"
 #include "box/cgroup.h"
 #include "box/checkpoint.h"
+#include "box/firewall.h"
 #include "box/network.h"
 #include "box/ownership.h"
+#include "box/rootfs.h"
 #include "box/runtime.h"
 #include "migrate/preflight.h"
 #include "migrate/settle.h"
@@ -22,7 +24,6 @@
 #include "migrate/transport.h"
 #include "migrate/tree.h"
 #include "migrate/wire.h"
-#include "templates/store.h"
 
 namespace migrate {
 namespace {
@@ -114,8 +115,7 @@ class SourceNode {
     if (offer.at("missing_layers").empty()) return State::kRounds;
     // On a connection of its own, since it is the same as `template copy`.
     Transport copy(request_.rsh, request_.to, {"drover-node", "template", "receive"});
-    const templates::Store store(context_.state_dir);
-    step.bytes = templates::send_missing(context_, store, hello_.config.template_ref, copy.in(), copy.out());
+    step.bytes = box::send_layers(context_, hello_.config, copy.in(), copy.out());
     copy.finish();
     wire_.send_json(Frame::kLayers, nlohmann::json::object());
     wire_.expect_json(Frame::kOffer, kPatience);
@@ -146,8 +146,9 @@ class SourceNode {
     base::make_directories(context_.run_dir + "/log", 0700);
     const auto init = box::find_init(group_);
     if (!init) throw base::error("box {} has ended while it was being moved", name_);
+    box::Gate gate(box::host_end_name(name_));
     frozen_at_ = Clock::now();
-    box::shut_network(hello_.config);
+    gate.shut();
     group_.freeze();
     base::pause_point("source.frozen");
     const Step step(*this, "dump");
@@ -207,8 +208,7 @@ class SourceNode {
       base::warn("{}: telling {} again that box {} is its own", lost.message(), request_.to, name_);
       if (!tell_destination(context_, *move_, name_, 60s))
         throw base::error("box {} was given to {}, which has not confirmed that it runs", name_, request_.to)
-            .hint("run `drover-node recover` here or there as soon as they reach each other; it will not run twice")
-            .exit(base::Exit::kNeedsRecover);
+            .hint("run `drover-node recover` here or there as soon as they reach each other; it will not run twice");
     }
     report_.freeze_ms = ms_since(*frozen_at_);
     report_.epoch = hello_.config.epoch + 1;
@@ -291,6 +291,8 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
         e.exit(base::Exit::kNeedsRecover);
       else if (source.frozen())
         e.exit(base::Exit::kRolledBack);
+    } else {
+      e.exit(base::Exit::kNeedsRecover);
     }
     source.count_wire();
     report.total_ms = ms_since(start);
