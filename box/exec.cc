@@ -1,6 +1,8 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/close_range.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -29,6 +31,7 @@ namespace {
     std::perror("error: cannot become the box's root");
     ::_exit(125);
   }
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a change of ids takes it away (prctl(2))
   std::vector<std::string> env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
                                   "container=drover"};
   if (const char* term = ::getenv("TERM")) env.push_back(std::string("TERM=") + term);
@@ -49,6 +52,28 @@ namespace {
   ::execvp(args[0], args.data());
   std::fprintf(stderr, "error: cannot run %s in box %s: %s\n", args[0], config.name.c_str(), std::strerror(errno));
   ::_exit(errno == ENOENT ? 127 : 126);
+}
+
+/// From here on nothing that is ours can be reached by way of this process. The kernel counts it as the box's
+/// as soon as it has entered, before the command has taken its place: the box's root could trace it (as
+/// in CVE-2016-9962), and find what our caller left open.
+bool keep_nothing() {
+  return ::prctl(PR_SET_DUMPABLE, 0) == 0 && ::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) == 0;
+}
+
+/// Waits for the command, or ends it when we are asked to stop.
+int wait_for(pid_t child) {
+  base::Fd ended(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
+  pollfd fds[] = {{ended.get(), POLLIN, 0}, {base::interrupt_fd(), POLLIN, 0}};
+  while (::poll(fds, 2, -1) < 0 && errno == EINTR) {
+  }
+  const bool asked_to_stop = (fds[0].revents & POLLIN) == 0;
+  if (asked_to_stop) ::kill(child, SIGKILL);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (asked_to_stop) base::check_interrupt();
+  return status;
 }
 
 int exit_status(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
@@ -76,16 +101,14 @@ int exec(const base::Context& context, const std::string& name, const std::vecto
     }
     constexpr int kAll = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET |
                          CLONE_NEWCGROUP;
-    if (::setns(pidfd.get(), kAll) != 0) {
+    if (!keep_nothing() || ::setns(pidfd.get(), kAll) != 0) {
       std::perror("error: cannot enter the box");
       ::_exit(125);
     }
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // and the command goes with us
     // The pid namespace counts for children only.
     pid_t inner = ::fork();
-    if (inner == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      become(config, argv);
-    }
+    if (inner == 0) become(config, argv);
     if (inner < 0) ::_exit(125);
     ::signal(SIGINT, SIG_IGN);
     int status = 0;
@@ -95,9 +118,7 @@ int exec(const base::Context& context, const std::string& name, const std::vecto
   }
   // An interrupt from the terminal is for the command; we pass on how it ended.
   auto old = ::signal(SIGINT, SIG_IGN);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
+  const int status = wait_for(child);
   ::signal(SIGINT, old);
   return exit_status(status);
 }
