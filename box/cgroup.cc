@@ -127,8 +127,9 @@ void Cgroup::kill_and_remove(std::chrono::milliseconds timeout) const {
 }
 
 std::optional<pid_t> find_init(const Cgroup& cgroup) {
+  // Deeper than two are namespaces that the box has made inside of itself.
   for (pid_t pid : cgroup.pids())
-    if (auto [inner, depth] = innermost_pid(pid); inner == 1 && depth > 1) return pid;
+    if (innermost_pid(pid) == std::pair(1, 2)) return pid;
   return std::nullopt;
 }
 
