@@ -75,6 +75,7 @@ class TreeRemover {
     if (!directory && errno == EXDEV)
       throw error("cannot remove {}: something is mounted there", path(name))
           .hint("unmount it first: umount " + path(name));
+    if (!directory && errno == ENOENT) return;  // somebody else is removing the same tree
     if (!directory) throw sys_error("cannot remove {}", path(name));
     here_ = std::move(directory);
     levels_.push_back({.name = std::move(name), .identity = identity(here_), .directories = {}});

@@ -136,6 +136,17 @@ Status status_at(const Paths& paths, Config config) {
   return {std::move(config), state, init.value_or(0), move ? move->peer : ""};
 }
 
+/// Whether the last process ended within `timeout`; may be interrupted.
+bool wait_for_end(const Cgroup& group, std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (group.wait_empty(std::clamp(left, std::chrono::milliseconds(0), std::chrono::milliseconds(200)))) return true;
+    if (left.count() <= 0) return false;
+    base::check_interrupt();
+  }
+}
+
 int signal_number(const std::string& name) {
   static const std::map<std::string, int> kSignals = {{"SIGTERM", SIGTERM}, {"SIGINT", SIGINT},   {"SIGQUIT", SIGQUIT},
                                                       {"SIGHUP", SIGHUP},   {"SIGPWR", SIGPWR},   {"SIGUSR1", SIGUSR1},
@@ -251,7 +262,7 @@ bool stop(const base::Context& context, const std::string& name, std::optional<s
     if (now.state != State::kUnfinished) {
       base::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, now.init, 0)));
       if (pidfd) ::syscall(SYS_pidfd_send_signal, pidfd.get(), signal_number(config.start.stop_signal), nullptr, 0);
-      gentle = group.wait_empty(timeout.value_or(std::chrono::seconds(config.start.stop_seconds)));
+      gentle = wait_for_end(group, timeout.value_or(std::chrono::seconds(config.start.stop_seconds)));
     }
   }
   tear_down(context, paths, name);
@@ -259,6 +270,8 @@ bool stop(const base::Context& context, const std::string& name, std::optional<s
 }
 
 void destroy(const base::Context& context, const std::string& name, bool force) {
+  // What a removal that was cut off has left is not worth a command of its own.
+  if (const Lock node = lock_node(context); true) sweep(context);
   const Lock lock = lock_box(context, name);
   const Config config = load_config(context, name);
   const Paths paths = paths_of(context, name);

@@ -67,6 +67,7 @@ Paths arriving_paths_of(const base::Context& context, std::string_view name) {
 }
 
 std::optional<Lock> try_lock_box(const base::Context& context, std::string_view name) {
+  check_name(name);
   base::Fd fd = lock_file(context, "box-" + std::string(name));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return Lock(std::move(fd));
   if (errno == EWOULDBLOCK) return std::nullopt;
