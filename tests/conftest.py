@@ -58,7 +58,7 @@ class Lab:
         return self
 
     def __exit__(self, *_):
-        self._end_children()
+        self.end_children()
         _, talk = self._guard.communicate(timeout=60)
         assert self._guard.returncode == 0, f"ci/lab down failed:\n{talk}"
         left = traces(self.name)
@@ -137,7 +137,7 @@ class Lab:
 
     def mend(self):
         """Undoes what a test did to links and power, and ends what it started."""
-        self._end_children()
+        self.end_children()
         for name in set(self.machines) - set(self.pids):
             self.on(name)
         while self._broken_links:
@@ -199,7 +199,8 @@ class Lab:
                 "nsenter", "--target", pid, "--mount", "--net", "--uts", "--cgroup", "--",
                 "/usr/bin/env", "-C", os.getcwd(), f"PATH={self._path}", *map(str, argv)]
 
-    def _end_children(self):
+    def end_children(self):
+        """Kills what popen has started."""
         while self._children:
             child = self._children.pop()
             child.kill()
