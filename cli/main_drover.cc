@@ -6,7 +6,9 @@ int main(int argc, char** argv) {
   const cli::Program drover = {
       .name = "drover",
       .summary = "builds images and templates, and runs the fleet",
-      .nouns = {{.name = "template", .summary = "OS and application templates", .add = cli::add_template_commands}},
+      .nouns = {{.name = "template",
+                 .summary = "OS and application templates",
+                 .add = cli::add_template_commands}},
   };
   return cli::run(drover, argc, argv);
 }

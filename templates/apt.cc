@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "templates/spelling.h"
+#include "templates/text.h"
 
 namespace templates {
 namespace {
@@ -19,13 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kDebianKeys = "/usr/share/keyrings/debian-archive-keyring.gpg";
 constexpr auto kNetworkTimeout = std::chrono::minutes(20);
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) lines.push_back(std::move(line));
-  return lines;
-}
 
 /// "http://mirror/debian/" and "trixie-updates" of "'http://mirror/debian/dists/trixie-updates/InRelease' …".
 struct Release {
@@ -73,14 +66,6 @@ std::vector<std::string> texts(const std::vector<Definition::Word>& words) {
 }
 
 }  // namespace
-
-std::string apt_sentence(const std::string& output, const std::string& otherwise) {
-  for (const std::string& line : lines_of(output)) {
-    for (std::string_view mark : {"E: ", "dpkg: error: ", "dpkg: error "})
-      if (line.starts_with(mark)) return line.substr(mark.size());
-  }
-  return otherwise;
-}
 
 std::vector<Definition::Word> variant_packages(const std::string& variant) {
   if (variant == "essential") return {{.text = "?essential"}};

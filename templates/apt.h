@@ -63,7 +63,4 @@ std::vector<Definition::Word> variant_packages(const std::string& variant);
 /// The packages that a dpkg status file names as installed, sorted by name.
 std::vector<Package> installed_packages(const std::string& status);
 
-/// A sentence for a failed apt or dpkg: its own first "E:" line, or what `otherwise` says.
-std::string apt_sentence(const std::string& output, const std::string& otherwise);
-
 }  // namespace templates

@@ -13,6 +13,7 @@
 #include "templates/apt.h"
 #include "templates/pack.h"
 #include "templates/strip.h"
+#include "templates/text.h"
 #include "templates/tree.h"
 #include "templates/workspace.h"
 
@@ -40,29 +41,6 @@ std::vector<std::string> texts(const std::vector<Definition::Word>& words) {
   std::vector<std::string> texts;
   for (const auto& word : words) texts.push_back(word.text);
   return texts;
-}
-
-std::string shortened(std::string text) {
-  size_t begin = text.find_first_not_of(" \n"), end = text.find('\n', begin == std::string::npos ? 0 : begin);
-  text = text.substr(begin == std::string::npos ? 0 : begin, end == std::string::npos ? end : end - begin);
-  return text.size() > 60 ? text.substr(0, 57) + "..." : text;
-}
-
-/// What a program said last, indented, without what could steer a terminal.
-std::string last_lines(const std::string& text) {
-  constexpr size_t kShown = 8;
-  std::vector<std::string> lines(1);
-  for (char c : text) {
-    if (c == '\n')
-      lines.emplace_back();
-    else
-      lines.back() += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
-  }
-  std::erase(lines, "");
-  std::string shown;
-  for (size_t i = lines.size() > kShown ? lines.size() - kShown : 0; i < lines.size(); ++i)
-    shown += "\n    " + lines[i];
-  return shown;
 }
 
 /// One build, from the plan to the commit. Lives in a private mount namespace.
@@ -295,7 +273,7 @@ class Build {
   void run_command(const Tree& tree, const std::string& text, unsigned line) {
     base::Result result = tree.run(context_, {"/bin/sh", "-e", "-c", text}, clock_, /*inside=*/true);
     if (result.status == 0) return;
-    throw base::error("{}: commands: `{}` ended with status {}{}", definition_.at(line), shortened(text),
+    throw base::error("{}: commands: `{}` ended with status {}{}", definition_.at(line), first_line(text),
                       result.status, last_lines(result.err.empty() ? result.out : result.err))
         .hint("commands run in the template with sh -e, without a network");
   }

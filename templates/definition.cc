@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "templates/manifest.h"
-#include "templates/spelling.h"
+#include "templates/text.h"
 
 namespace templates {
 namespace {

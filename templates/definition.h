@@ -31,7 +31,7 @@ struct Definition {
     enum class Kind { kContent, kSymlink, kDirectory };
     std::string path;  ///< absolute, in the template
     Kind kind = Kind::kContent;
-    std::string content;  ///< of the file, or what the symlink says
+    std::string content = {};  ///< of the file, or what the symlink says
     unsigned mode = 0644;
     std::string owner = "root", group = "root";  ///< names known in the template, or numbers
     bool early = false;                          ///< placed before the packages are installed
@@ -40,7 +40,7 @@ struct Definition {
 
   struct Strip {
     bool documentation = true, locales = true, caches = true;
-    std::vector<std::string> paths;  ///< shell patterns of absolute paths
+    std::vector<std::string> paths = {};  ///< shell patterns of absolute paths
   };
 
   /// The keys of [box]; what is not given comes from the base, or from Start.
