@@ -276,7 +276,7 @@ TEST_F(TreeHostile, Links) {
 }
 
 TEST_F(TreeHostile, TheFuzzersCorpusIsRight) {
-  std::string corpus = DROVER_SOURCE_DIR "/tests/fuzz/corpus/migrate_tree";
+  std::string corpus = "tests/fuzz/corpus/migrate_tree";
   for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
     base::remove_tree(to());
     base::make_directories(to());
