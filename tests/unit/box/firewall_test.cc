@@ -218,6 +218,8 @@ std::vector<Case> honest() {
        from_a(kIp6, icmpv6("::", "ff02::1:ff00:10", solicit(kA6, hex("0e01 010203040506"))))},
       {"router solicitation",
        from_a(kIp6, icmpv6(kLinkA, "ff02::2", hex("85 00 0000 00000000") + option(1, kMacA)))},
+      {"router solicitation without a MAC",
+       from_a(kIp6, icmpv6(kLinkA, "ff02::2", hex("85 00 0000 00000000")))},
       {"router solicitation from nowhere", from_a(kIp6, icmpv6("::", "ff02::2", hex("85 00 0000 00000000")))},
       {"multicast listener report",
        from_a(kIp6, behind(hex("3a00 0502 0000 0100"), 0, "::", "ff02::16", hex("8f00 0000 0000 0000")))},
