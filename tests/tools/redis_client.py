@@ -59,6 +59,8 @@ class Redis:
             return int(rest)
         if kind == b"$":
             return None if rest == b"-1" else self.answers.read(int(rest) + 2)[:-2]
+        if kind == b"*":
+            return [self.answer() for _ in range(int(rest))]
         return rest
 
     def __call__(self, *words):
@@ -78,6 +80,8 @@ class Redis:
 
 def fill(redis, megabytes):
     count = megabytes * 1_000_000 // VALUE
+    fsync = redis("CONFIG", "GET", "appendfsync")[1]
+    redis("CONFIG", "SET", "appendfsync", "no")  # "always" would be one for every 16 kB here
     for start in range(0, count, 512):
         keys = range(start, min(count, start + 512))
         redis.socket.sendall(b"".join(redis.request("SET", f"fill{k}", os.urandom(VALUE)) for k in keys))
@@ -87,6 +91,7 @@ def fill(redis, megabytes):
     redis("BGREWRITEAOF")
     while b"aof_rewrite_in_progress:1" in (info := redis("INFO", "persistence")) or b"rewrite_scheduled:1" in info:
         time.sleep(0.05)
+    redis("CONFIG", "SET", "appendfsync", fsync)
 
 
 def stop_asked(pause):
