@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -28,7 +29,8 @@ std::string pid_namespace(const std::string& process) {
 std::string status_field(pid_t pid, std::string_view key) {
   std::ifstream in(proc(pid, "status"));
   for (std::string line; std::getline(in, line);)
-    if (line.starts_with(key) && line.size() > key.size() && line[key.size()] == ':') return line.substr(key.size() + 1);
+    if (line.starts_with(key) && line.size() > key.size() && line[key.size()] == ':')
+      return line.substr(key.size() + 1);
   return {};
 }
 
@@ -91,7 +93,8 @@ bool Cgroup::wait_for_event(std::string_view line, std::chrono::milliseconds tim
     ssize_t n = ::pread(events.get(), buf, sizeof buf, 0);
     if (n < 0) throw base::sys_error("cannot read {}/cgroup.events", dir_);
     if (std::string_view(buf, static_cast<size_t>(n)).contains(line)) return true;
-    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     if (left.count() <= 0) return false;
     // The kernel raises POLLPRI when the file's content changes (cgroups(7)).
     pollfd p{events.get(), POLLPRI, 0};
@@ -105,7 +108,9 @@ void Cgroup::require_event(std::string_view line, std::chrono::milliseconds time
         .hint("a process in uninterruptible sleep (state D in ps) holds it up: look at its storage");
 }
 
-bool Cgroup::wait_empty(std::chrono::milliseconds timeout) const { return wait_for_event("populated 0", timeout); }
+bool Cgroup::wait_empty(std::chrono::milliseconds timeout) const {
+  return wait_for_event("populated 0", timeout);
+}
 
 void Cgroup::freeze(std::chrono::milliseconds timeout) const {
   base::write_file(dir_ + "/cgroup.freeze", "1");
@@ -114,6 +119,11 @@ void Cgroup::freeze(std::chrono::milliseconds timeout) const {
 
 void Cgroup::thaw() const { base::write_file(dir_ + "/cgroup.freeze", "0"); }
 
+void Cgroup::keep() const {
+  for (const auto& entry : std::filesystem::directory_iterator(dir_)) ::lchown(entry.path().c_str(), 0, 0);
+  if (::lchown(dir_.c_str(), 0, 0) != 0) throw base::sys_error("cannot take {} back", dir_);
+}
+
 void Cgroup::kill_and_remove(std::chrono::milliseconds timeout) const {
   if (!base::exists(dir_)) return;
   base::write_file(dir_ + "/cgroup.kill", "1");
@@ -121,7 +131,8 @@ void Cgroup::kill_and_remove(std::chrono::milliseconds timeout) const {
   auto deadline = std::chrono::steady_clock::now() + timeout;
   // Exited processes keep the group busy until their parent has reaped them.
   while (::rmdir(dir_.c_str()) != 0 && errno != ENOENT) {
-    if (errno != EBUSY || std::chrono::steady_clock::now() > deadline) throw base::sys_error("cannot remove {}", dir_);
+    if (errno != EBUSY || std::chrono::steady_clock::now() > deadline)
+      throw base::sys_error("cannot remove {}", dir_);
     ::usleep(2000);
   }
 }

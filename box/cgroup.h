@@ -18,6 +18,9 @@ class Cgroup {
   explicit Cgroup(std::string dir) : dir_(std::move(dir)) {}
 
   void create() const;
+  /// Takes it back from whoever it was given to: the box can neither divide its group nor leave it. What
+  /// drover knows of a box is one group, also after CRIU has restored it.
+  void keep() const;
   void join(pid_t pid) const;
   [[nodiscard]] bool populated() const;  ///< false also when it does not exist
   [[nodiscard]] bool frozen() const;

@@ -1,7 +1,6 @@
 #include "box/container.h"
 
 #include <linux/capability.h>
-
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -56,7 +55,8 @@ Json mount_entry(const char* target, const char* type, std::vector<std::string> 
 std::string bundle_dir(const Paths& paths) { return paths.run + "/bundle"; }
 
 std::vector<std::string> crun(const base::Context& context, std::vector<std::string> rest) {
-  std::vector<std::string> argv = {"crun", "--root", context.run_dir + "/crun", "--cgroup-manager", "cgroupfs"};
+  std::vector<std::string> argv = {"crun", "--root", context.run_dir + "/crun", "--cgroup-manager",
+                                   "cgroupfs"};
   argv.insert(argv.end(), rest.begin(), rest.end());
   return argv;
 }
@@ -75,13 +75,13 @@ const std::vector<int>& capability_numbers() {
 std::string container_config(const Config& config, const Paths& paths) {
   // The box's stdio must not be files outside it, or CRIU could not find them at the other node:
   // its own shell opens its own log before it becomes the template's init.
-  std::vector<std::string> args = {"/bin/sh", "-c",
-                                   std::string("mkdir -p /var/log; exec \"$@\" </dev/null >>") + kLogFile + " 2>&1",
-                                   "sh"};
+  std::vector<std::string> args = {
+      "/bin/sh", "-c", std::string("mkdir -p /var/log; exec \"$@\" </dev/null >>") + kLogFile + " 2>&1",
+      "sh"};
   args.insert(args.end(), config.start.init.begin(), config.start.init.end());
 
-  std::vector<std::string> env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
-                                  "container=drover"};
+  std::vector<std::string> env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                  "HOME=/root", "container=drover"};
   for (const auto& [key, value] : config.start.env) env.push_back(key + "=" + value);
 
   std::vector<std::string> caps;
@@ -131,8 +131,10 @@ pid_t create_container(const base::Context& context, const Config& config, const
   base::remove_tree(context.run_dir + "/crun/" + config.name);
   base::write_file(bundle_dir(paths) + "/config.json", container_config(config, paths));
   const std::string pid_file = paths.run + "/crun.pid";
-  context.runner.run({.argv = crun(context, {"create", "--bundle", bundle_dir(paths), "--pid-file", pid_file, config.name}),
-                      .timeout = std::chrono::seconds(30)});
+  context.runner.run(
+      {.argv = crun(context, {"create", "--bundle", bundle_dir(paths), "--pid-file", pid_file, config.name}),
+       .timeout = std::chrono::seconds(30)});
+  Cgroup(paths.cgroup).keep();  // crun gives it to the box's root
   return static_cast<pid_t>(std::stol(base::read_file(pid_file)));
 }
 
