@@ -45,8 +45,9 @@ class ZstdSink : public Sink {
 /// than 8 MiB is refused. Takes nothing from the wire beyond its kDataEnd.
 class ZstdSource : public Source {
  public:
-  /// `timeout` is the longest wait for one frame.
-  explicit ZstdSource(Wire& wire, std::chrono::milliseconds timeout = std::chrono::seconds(60));
+  /// `timeout` is the longest wait for one frame: the first of a live round comes after a syncfs(2)
+  /// and a scan at the other end.
+  explicit ZstdSource(Wire& wire, std::chrono::milliseconds timeout = std::chrono::minutes(2));
   ~ZstdSource() override;
   void read_exact(std::span<std::byte> out) override;
   /// After the last byte: takes kDataEnd off the wire; throws when there is more than was read.

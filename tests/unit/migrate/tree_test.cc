@@ -1,5 +1,6 @@
 #include "migrate/tree.h"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
@@ -187,6 +188,10 @@ TEST_F(Tree, DirectoriesNestDeeperThanAPathIsLong) {
     }
     return level;
   };
+  rlimit few;
+  ASSERT_EQ(0, ::getrlimit(RLIMIT_NOFILE, &few));
+  few.rlim_cur = 200;
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_NOFILE, &few));
   walk(from(), true, 1100);
   EXPECT_EQ(2200, final_round().entries);
   EXPECT_EQ(1100, walk(to(), false, 1200));
