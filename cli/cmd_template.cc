@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "box/node.h"
 #include "cli/command.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
@@ -122,22 +123,44 @@ void verify(const Call& call, const std::vector<std::string>& references) {
 }
 
 struct GcArguments {
+  unsigned keep = 0;
   bool dry_run = false;
   bool packages = false;
   std::string cache_dir = templates::BuildOptions().cache_dir;
 };
 
+/// What the boxes of this machine, and those on their way to it, stand on.
+std::vector<std::string> used_by_boxes(const base::Context& context) {
+  std::vector<std::string> used;
+  auto add = [&](const box::Paths& paths) {
+    std::optional<std::string> text = base::read_file_if_exists(paths.config);
+    if (!text) return;  // it has only just begun to arrive
+    box::Config config = box::Config::parse(*text);
+    used.push_back(config.template_ref);
+    for (const templates::Layer& layer : config.layers) used.push_back(layer.digest);
+  };
+  for (const std::string& name : box::box_names(context)) add(box::paths_of(context, name));
+  for (const std::string& name : box::arriving_names(context)) add(box::arriving_paths_of(context, name));
+  return used;
+}
+
 void gc(const Call& call, const GcArguments& arguments) {
   templates::Store store(call.context.state_dir);
-  templates::Store::Freed freed = store.gc(0, {}, arguments.dry_run);
+  templates::Store::Freed freed =
+      store.gc(arguments.keep, [&] { return used_by_boxes(call.context); }, arguments.dry_run);
   if (arguments.packages && !arguments.dry_run)
     for (const char* name : {"/packages", "/apt"}) base::remove_tree(arguments.cache_dir + name);
   if (call.json) {
-    print_json({{"layers", freed.layers}, {"half_files", freed.scratch}, {"bytes", freed.bytes}});
+    print_json({{"templates", freed.versions},
+                {"layers", freed.layers},
+                {"half_files", freed.scratch},
+                {"bytes", freed.bytes}});
     return;
   }
+  for (const std::string& version : freed.versions) print(version + "\n");
   for (const std::string& layer : freed.layers) print(layer + "\n");
-  print(std::format("{}{} layers and {} half files, {}\n", arguments.dry_run ? "would remove " : "removed ",
+  print(std::format("{}: {} versions, {} layers, {} half files; {}\n",
+                    arguments.dry_run ? "would remove" : "removed", freed.versions.size(),
                     freed.layers.size(), freed.scratch, base::human_size(freed.bytes)));
 }
 
@@ -181,6 +204,10 @@ void add_store_commands(Commands& commands) {
   auto arguments = std::make_shared<GcArguments>();
   CLI::App& gc_command = commands.add("gc", "Remove half files and layers that no template names",
                                       [=](const Call& call) { gc(call, *arguments); });
+  gc_command
+      .add_option("--keep", arguments->keep,
+                  "also remove versions that no box uses, but the newest N of each")
+      ->check(CLI::Range(1, 1000));
   gc_command.add_flag("--dry-run", arguments->dry_run, "only tell what would go");
   gc_command.add_flag("--packages", arguments->packages, "empty the package cache as well");
   gc_command.add_option("--cache-dir", arguments->cache_dir, "where packages are kept")

@@ -78,8 +78,8 @@ class Store {
     unsigned scratch = 0;  ///< half files of builds that died
   };
   /// Removes half files, layers that no version names and, when `keep` > 0, all but the newest
-  /// `keep` versions of each template. What `in_use` returns (references; asked while nobody
-  /// else writes) and its layers stay. `dry_run` only tells.
+  /// `keep` versions of each template. What `in_use` names stays: versions (name@version) with
+  /// their layers, and layers; it is asked while nobody else writes. `dry_run` only tells.
   Freed gc(unsigned keep, const std::function<std::vector<std::string>()>& in_use, bool dry_run = false);
 
   [[nodiscard]] Keys keys() const;

@@ -86,9 +86,10 @@ Store::Freed Store::gc(unsigned keep, const std::function<std::vector<std::strin
     freed.versions.push_back(version.reference());
   }
   for (const fs::path& path : entries(state_dir_ + "/layers/sha256")) {
-    if (needed.contains(path)) continue;
+    std::string digest = "sha256:" + path.stem().string();
+    if (needed.contains(path) || kept.contains(digest)) continue;
     remover.remove(path);
-    freed.layers.push_back("sha256:" + path.stem().string());
+    freed.layers.push_back(digest);
   }
   return freed;
 }

@@ -147,6 +147,12 @@ TEST_F(StoreTest, GcKeepsTheNewestVersionsAndThoseInUse) {
   EXPECT_NO_THROW(store().verify_layer(store().resolve("redis@2026111801").layers[0]));
 }
 
+TEST_F(StoreTest, GcKeepsTheLayersOfABoxWhoseVersionIsGone) {
+  auto freed = store().gc(1, [&] { return std::vector<std::string>{"redis@2026111801", app_.digest}; });
+  EXPECT_EQ(freed.layers, std::vector{os_.digest});
+  EXPECT_TRUE(store().has_layer(app_));
+}
+
 TEST_F(StoreTest, GcStopsWhenItCannotTellWhatIsNeeded) {
   here_.add_version("redis", "2026112001", {os_});
   change(versions_dir("redis") + "/2026112001.json", "{");
