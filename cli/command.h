@@ -15,7 +15,7 @@ namespace cli {
 /// What a command has when it runs.
 struct Call {
   base::Context& context;
-  bool json;  ///< --json: one JSON document on stdout
+  bool json;         ///< --json: one JSON document on stdout
   int& exit_status;  ///< what the program ends with when the command succeeds: 0 unless set
 };
 

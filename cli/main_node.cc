@@ -7,7 +7,9 @@ int main(int argc, char** argv) {
       .name = "drover-node",
       .summary = "runs and moves the boxes of this node",
       .nouns = {{.name = "box", .summary = "the boxes of this node", .add = cli::add_box_commands},
-                {.name = "template", .summary = "the templates on this node", .add = cli::add_node_template_commands},
+                {.name = "template",
+                 .summary = "the templates on this node",
+                 .add = cli::add_node_template_commands},
                 {.name = "", .summary = "", .add = cli::add_node_commands}},
   };
   return cli::run(drover_node, argc, argv);
