@@ -120,8 +120,11 @@ void Cgroup::freeze(std::chrono::milliseconds timeout) const {
 void Cgroup::thaw() const { base::write_file(dir_ + "/cgroup.freeze", "0"); }
 
 void Cgroup::keep() const {
-  for (const auto& entry : std::filesystem::directory_iterator(dir_)) ::lchown(entry.path().c_str(), 0, 0);
-  if (::lchown(dir_.c_str(), 0, 0) != 0) throw base::sys_error("cannot take {} back", dir_);
+  auto take = [](const std::string& path) {
+    if (::lchown(path.c_str(), 0, 0) != 0) throw base::sys_error("cannot take {} back", path);
+  };
+  for (const auto& entry : std::filesystem::directory_iterator(dir_)) take(entry.path());
+  take(dir_);
 }
 
 void Cgroup::kill_and_remove(std::chrono::milliseconds timeout) const {
