@@ -26,8 +26,8 @@ std::string_view to_string(State state);
 struct Status {
   Config config;
   State state;
-  pid_t init = 0;         ///< on the node; 0 when it does not run
-  std::string peer;       ///< the other node of a move
+  pid_t init = 0;    ///< on the node; 0 when it does not run
+  std::string peer;  ///< the other node of a move
 };
 
 struct CreateRequest {
@@ -47,8 +47,7 @@ void start(const base::Context& context, const std::string& name);
 void start_locked(const base::Context& context, const Config& config);
 /// Asks the box's init to end, waits for `timeout` (the template's, if absent), then kills.
 /// Returns false when it had to kill.
-bool stop(const base::Context& context, const std::string& name,
-          std::optional<std::chrono::seconds> timeout);
+bool stop(const base::Context& context, const std::string& name, std::optional<std::chrono::seconds> timeout);
 /// `force` also takes a running one.
 void destroy(const base::Context& context, const std::string& name, bool force);
 

@@ -130,7 +130,8 @@ void in_child(const std::string& what, const std::string& log, const std::string
   bool timed_out = false;
   std::exception_ptr failure;
   for (;;) {
-    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     pollfd p{question.read.get(), POLLIN, 0};
     int n = ::poll(&p, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
     if (n < 0 && errno == EINTR) continue;
@@ -153,10 +154,12 @@ void in_child(const std::string& what, const std::string& log, const std::string
   }
   if (failure) std::rethrow_exception(failure);
   if (timed_out)
-    throw base::error("CRIU did not finish to {} in {} minutes", what, kDeadline.count()).hint("its log is " + log);
+    throw base::error("CRIU did not finish to {} in {} minutes", what, kDeadline.count())
+        .hint("its log is " + log);
   if (status != 0) {
     std::string lines = error_lines(log);
-    throw base::error("CRIU could not {}{}{}", what, lines.empty() ? "" : ": ", lines).hint("the whole log is " + log);
+    throw base::error("CRIU could not {}{}{}", what, lines.empty() ? "" : ": ", lines)
+        .hint("the whole log is " + log);
   }
 }
 
@@ -181,7 +184,8 @@ std::string Criu::version() {
   Options o = make_options();
   int v = criu_local_get_version(o.get());  // 40201 for 4.2.1
   if (v < 0)
-    throw base::error("CRIU does not run on this node").hint("`criu check` tells what is missing; is it installed?");
+    throw base::error("CRIU does not run on this node")
+        .hint("`criu check` tells what is missing; is it installed?");
   return std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
 }
 
@@ -238,8 +242,8 @@ pid_t Criu::restore(const RestoreRequest& request) {
 void wait_for_criu(const std::string& lock) {
   if (!base::exists(lock)) return;
   base::Fd fd = base::open(lock, O_RDWR);
-  for (auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1); ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0;
-       ::usleep(5000))
+  for (auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+       ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0; ::usleep(5000))
     if (std::chrono::steady_clock::now() > deadline)
       throw base::error("CRIU has been working on the box for a minute, and does not end")
           .hint("`fuser " + lock + "` names its process; look what it waits for before you end it");

@@ -11,17 +11,17 @@
 namespace box {
 
 struct DumpRequest {
-  pid_t init;             ///< process 1 of the box
-  std::string images;     ///< directory for the images
-  std::string log;        ///< file for CRIU's log
-  std::string root;       ///< the box's root, as mounted on the node
-  std::string cgroup;     ///< frozen before, and left frozen
-  std::string host_end;   ///< of the box's veth
-  std::string lock;       ///< held by CRIU's processes, see wait_for_criu
+  pid_t init;            ///< process 1 of the box
+  std::string images;    ///< directory for the images
+  std::string log;       ///< file for CRIU's log
+  std::string root;      ///< the box's root, as mounted on the node
+  std::string cgroup;    ///< frozen before, and left frozen
+  std::string host_end;  ///< of the box's veth
+  std::string lock;      ///< held by CRIU's processes, see wait_for_criu
 };
 
 struct RestoreRequest {
-  std::string images;     ///< shared with the box: its own tasks read some of them
+  std::string images;  ///< shared with the box: its own tasks read some of them
   std::string log;
   std::string root;
   std::string cgroup;     ///< exists and is empty; frozen afterwards

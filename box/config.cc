@@ -1,7 +1,8 @@
 #include "box/config.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
+
+#include <algorithm>
 
 #include "base/error.h"
 
@@ -34,13 +35,15 @@ std::vector<Address> addresses_from(const Json& json, const char* key) {
 }
 
 bool is_hex_id(std::string_view id) {
-  return id.size() == 32 && std::ranges::all_of(id, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return id.size() == 32 &&
+         std::ranges::all_of(id, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 void check(const Config& c) {
   check_name(c.name);
   if (!is_hex_id(c.uuid)) throw base::error("key 'uuid' is not 32 hex digits");
-  if (!c.last_move.empty() && !is_hex_id(c.last_move)) throw base::error("key 'last_move' is not 32 hex digits");
+  if (!c.last_move.empty() && !is_hex_id(c.last_move))
+    throw base::error("key 'last_move' is not 32 hex digits");
   auto at = c.template_ref.find('@');
   if (at == std::string::npos || !templates::valid_name(c.template_ref.substr(0, at)) ||
       !templates::valid_version(c.template_ref.substr(at + 1)))
@@ -48,12 +51,14 @@ void check(const Config& c) {
   // overlayfs takes at most 500 lower layers.
   if (c.layers.empty() || c.layers.size() > 500) throw base::error("key 'layers' needs 1 to 500 entries");
   for (const auto& layer : c.layers)
-    if (!templates::valid_digest(layer.digest)) throw base::error("key 'layers' holds '{}', which names no layer", layer.digest);
+    if (!templates::valid_digest(layer.digest))
+      throw base::error("key 'layers' holds '{}', which names no layer", layer.digest);
   if (c.start.init.empty() || !c.start.init.front().starts_with('/'))
     throw base::error("key 'init' does not begin with an absolute path");
   if (c.bridge.empty() || c.bridge.size() > 15 || c.bridge.find_first_of("/ \n") != std::string::npos)
     throw base::error("key 'bridge' is no interface name");
-  if (c.addresses.empty() || c.addresses.size() > 64) throw base::error("key 'addresses' needs 1 to 64 entries");
+  if (c.addresses.empty() || c.addresses.size() > 64)
+    throw base::error("key 'addresses' needs 1 to 64 entries");
   if (c.id_base < kIdCount || c.id_base % kIdCount != 0 || c.id_base > 0xF0000000)
     throw base::error("key 'id_base' is no multiple of {} between {} and {}", kIdCount, kIdCount, 0xF0000000);
   if (c.epoch == 0) throw base::error("key 'epoch' must be at least 1");

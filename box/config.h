@@ -17,8 +17,8 @@ inline constexpr uint32_t kIdCount = 65536;
 /// that a newer version of the template changes no box.
 struct Config {
   std::string name;
-  std::string uuid;          ///< 32 hex digits: which box this is, whatever its name
-  std::string template_ref;  ///< name@version
+  std::string uuid;                      ///< 32 hex digits: which box this is, whatever its name
+  std::string template_ref;              ///< name@version
   std::vector<templates::Layer> layers;  ///< bottom first
   templates::Start start;
   std::string bridge;

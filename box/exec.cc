@@ -27,13 +27,14 @@ namespace {
   const auto& keep = capability_numbers();
   for (int cap = 0; ::prctl(PR_CAPBSET_READ, cap) >= 0; ++cap)
     if (std::ranges::find(keep, cap) == keep.end()) ::prctl(PR_CAPBSET_DROP, cap);
-  if (::setgroups(0, nullptr) != 0 || ::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0 || ::chdir("/") != 0) {
+  if (::setgroups(0, nullptr) != 0 || ::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0 ||
+      ::chdir("/") != 0) {
     std::perror("error: cannot become the box's root");
     ::_exit(125);
   }
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a change of ids takes it away (prctl(2))
-  std::vector<std::string> env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
-                                  "container=drover"};
+  std::vector<std::string> env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                  "HOME=/root", "container=drover"};
   if (const char* term = ::getenv("TERM")) env.push_back(std::string("TERM=") + term);
   for (const auto& [key, value] : config.start.env) env.push_back(key + "=" + value);
   auto pointers = [](const std::vector<std::string>& from) {
@@ -50,7 +51,8 @@ namespace {
   for (char* e : environment)
     if (e) ::putenv(e);
   ::execvp(args[0], args.data());
-  std::fprintf(stderr, "error: cannot run %s in box %s: %s\n", args[0], config.name.c_str(), std::strerror(errno));
+  std::fprintf(stderr, "error: cannot run %s in box %s: %s\n", args[0], config.name.c_str(),
+               std::strerror(errno));
   ::_exit(errno == ENOENT ? 127 : 126);
 }
 
@@ -99,8 +101,8 @@ int exec(const base::Context& context, const std::string& name, const std::vecto
       std::fprintf(stderr, "error: %s\n", e.what());
       ::_exit(125);
     }
-    constexpr int kAll = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET |
-                         CLONE_NEWCGROUP;
+    constexpr int kAll = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+                         CLONE_NEWNET | CLONE_NEWCGROUP;
     if (!keep_nothing() || ::setns(pidfd.get(), kAll) != 0) {
       std::perror("error: cannot enter the box");
       ::_exit(125);

@@ -60,7 +60,9 @@ Lock wait_for_lock(const base::Context& context, std::string_view name) {
 
 }  // namespace
 
-Paths paths_of(const base::Context& context, std::string_view name) { return make_paths(context, "boxes", name); }
+Paths paths_of(const base::Context& context, std::string_view name) {
+  return make_paths(context, "boxes", name);
+}
 
 Paths arriving_paths_of(const base::Context& context, std::string_view name) {
   return make_paths(context, "arriving", name);
@@ -84,7 +86,9 @@ Lock lock_node(const base::Context& context) { return wait_for_lock(context, "no
 
 Lock lock_layers(const base::Context& context) { return wait_for_lock(context, "layers"); }
 
-std::vector<std::string> box_names(const base::Context& context) { return names_in(context.state_dir + "/boxes"); }
+std::vector<std::string> box_names(const base::Context& context) {
+  return names_in(context.state_dir + "/boxes");
+}
 
 std::vector<std::string> arriving_names(const base::Context& context) {
   return names_in(context.state_dir + "/arriving");
@@ -100,7 +104,8 @@ std::optional<Config> find_config(const base::Context& context, std::string_view
 Config load_config(const base::Context& context, std::string_view name) {
   check_name(name);
   if (auto config = find_config(context, name)) return *config;
-  throw base::error("there is no box {} on this node", name).hint("`drover-node box list` names those that are here");
+  throw base::error("there is no box {} on this node", name)
+      .hint("`drover-node box list` names those that are here");
 }
 
 void save_config(const Paths& paths, const Config& config) {

@@ -20,7 +20,8 @@ std::string given_path(const base::Context& context, const Config& config) {
 }
 
 int64_t now_seconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 }  // namespace
@@ -32,8 +33,8 @@ void Move::advance(const Paths& paths, MoveStep next) {
   step = next;
 }
 
-Move begin_move(const Paths& paths, MoveStep first, std::string id, std::string peer, std::vector<std::string> rsh,
-                uint64_t epoch) {
+Move begin_move(const Paths& paths, MoveStep first, std::string id, std::string peer,
+                std::vector<std::string> rsh, uint64_t epoch) {
   base::Journal journal = base::Journal::open(paths.journal);
   if (!journal.records().empty()) throw base::error("{} is in use by another move", paths.journal);
   journal.append({{"step", to_string(first)},
@@ -54,13 +55,15 @@ std::optional<Move> find_move(const Paths& paths) {
   std::string last = journal.records().back().at("step");
   for (size_t i = 0; i < kStepNames.size(); ++i)
     if (kStepNames[i] == last)
-      return Move{static_cast<MoveStep>(i), first.at("id"), first.at("peer"), first.at("rsh"), first.at("epoch")};
+      return Move{static_cast<MoveStep>(i), first.at("id"), first.at("peer"), first.at("rsh"),
+                  first.at("epoch")};
   throw base::error("{} names a step '{}' that this version does not know", paths.journal, last)
       .hint("a newer drover-node wrote it: use that one");
 }
 
 void end_move(const Paths& paths) {
-  if (::unlink(paths.journal.c_str()) != 0 && errno != ENOENT) throw base::sys_error("cannot remove {}", paths.journal);
+  if (::unlink(paths.journal.c_str()) != 0 && errno != ENOENT)
+    throw base::sys_error("cannot remove {}", paths.journal);
   base::fsync_path(paths.dir);
 }
 

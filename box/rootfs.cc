@@ -48,7 +48,8 @@ base::Fd id_map(uint32_t id_base) {
   std::byte answer{};
   base::read_full(ready.read.get(), {&answer, 1});
   if (answer != std::byte{'y'})
-    throw base::error("cannot make a user namespace on this node").hint("look at `sysctl user.max_user_namespaces`");
+    throw base::error("cannot make a user namespace on this node")
+        .hint("look at `sysctl user.max_user_namespaces`");
   const std::string proc = "/proc/" + std::to_string(child);
   const std::string map = "0 " + std::to_string(id_base) + " " + std::to_string(kIdCount);
   base::write_file(proc + "/uid_map", map);
@@ -58,14 +59,16 @@ base::Fd id_map(uint32_t id_base) {
 
 /// Clones the mount at `from` to `to`, with its files' ids shifted as `map` says.
 base::Mount clone_shifted(const std::string& from, const std::string& to, int map) {
-  base::Fd tree(static_cast<int>(::syscall(SYS_open_tree, AT_FDCWD, from.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+  base::Fd tree(static_cast<int>(
+      ::syscall(SYS_open_tree, AT_FDCWD, from.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
   if (!tree) throw base::sys_error("cannot clone the mount of {}", from);
   mount_attr attr{};
   attr.attr_set = MOUNT_ATTR_IDMAP;
   attr.userns_fd = static_cast<uint64_t>(map);
   if (::syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attr, sizeof attr) != 0)
     throw base::sys_error("cannot shift the ids of {}", from)
-        .hint("the file system below must support id-mapped mounts: ext4, xfs, btrfs, or Linux 6.3 for tmpfs");
+        .hint(
+            "the file system below must support id-mapped mounts: ext4, xfs, btrfs, or Linux 6.3 for tmpfs");
   base::make_directories(to, 0711);
   if (::syscall(SYS_move_mount, tree.get(), "", AT_FDCWD, to.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
     throw base::sys_error("cannot mount {}", to);

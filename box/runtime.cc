@@ -38,7 +38,8 @@ void announce_box(const Config& config, pid_t init) {
   const base::Fd netns = netns_of(init);
   // What is sent before the kernel's link watch has seen the cable is lost without a word.
   if (!wait_for_carrier(host_end_name(config.name), netns.get(), std::chrono::seconds(1)))
-    base::warn("the cable of box {} has no carrier yet: the network may learn late where the box is", config.name);
+    base::warn("the cable of box {} has no carrier yet: the network may learn late where the box is",
+               config.name);
   forget_failed_lookups(netns.get());
   announce(netns.get(), config.mac, config.addresses);
 }

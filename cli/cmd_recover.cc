@@ -1,8 +1,8 @@
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "cli/nouns.h"
@@ -34,7 +34,8 @@ void recover(const Call& call, const std::string& rsh) {
 
 void add_node_commands(Commands& commands) {
   auto rsh = std::make_shared<std::string>();
-  commands.add("recover", "Finish or reverse what a crash left", [=](const Call& call) { recover(call, *rsh); })
+  commands
+      .add("recover", "Finish or reverse what a crash left", [=](const Call& call) { recover(call, *rsh); })
       .add_option("--rsh", *rsh, "transport instead of ssh");
   commands.add("receive", "Serve another node's drover-node on stdin and stdout",
                [](const Call& call) { migrate::receive(call.context, STDIN_FILENO, STDOUT_FILENO); });

@@ -57,7 +57,8 @@ void take_over(const base::Context& context, const std::string& name, const std:
   box::save_config(now, config);
   if (&now == &arriving) {
     base::make_directories(context.state_dir + "/boxes", 0700);
-    if (::rename(arriving.dir.c_str(), paths.dir.c_str()) != 0) throw base::sys_error("cannot take in box {}", name);
+    if (::rename(arriving.dir.c_str(), paths.dir.c_str()) != 0)
+      throw base::sys_error("cannot take in box {}", name);
     base::fsync_path(context.state_dir + "/boxes");
     base::fsync_path(context.state_dir + "/arriving");
   }

@@ -17,6 +17,7 @@ void clear_old_arrival(const base::Context& context, const std::string& name);
 /// The box is this node's: journal, network, resume, announcement, then `resumed` (may be empty),
 /// then what can wait. Where its frozen processes did not survive (this node was restarted), it is
 /// started from its disk, as after a power cut.
-void take_over(const base::Context& context, const std::string& name, const std::function<void()>& resumed = {});
+void take_over(const base::Context& context, const std::string& name,
+               const std::function<void()>& resumed = {});
 
 }  // namespace migrate

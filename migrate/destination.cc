@@ -39,20 +39,36 @@ constexpr auto kCommitPatience = 30s;
 class DestinationNode {
  public:
   DestinationNode(const base::Context& context, Wire& wire, const nlohmann::json& hello)
-      : context_(context), wire_(wire), hello_(Hello::parse(hello)), paths_(box::arriving_paths_of(context, hello_.config.name)) {}
+      : context_(context),
+        wire_(wire),
+        hello_(Hello::parse(hello)),
+        paths_(box::arriving_paths_of(context, hello_.config.name)) {}
 
   void run() {
     const box::Lock lock = box::lock_box(context_, hello_.config.name);
     clear_old_arrival(context_, hello_.config.name);
     for (State state = State::kOffer; state != State::kDone;) {
       switch (state) {
-        case State::kOffer: state = offer(); break;
-        case State::kArrive: state = arrive(); break;
-        case State::kRounds: state = rounds(); break;
-        case State::kRestore: state = restore(); break;
-        case State::kPrepared: state = prepared(); break;
-        case State::kMine: state = mine(); break;
-        case State::kDone: break;
+        case State::kOffer:
+          state = offer();
+          break;
+        case State::kArrive:
+          state = arrive();
+          break;
+        case State::kRounds:
+          state = rounds();
+          break;
+        case State::kRestore:
+          state = restore();
+          break;
+        case State::kPrepared:
+          state = prepared();
+          break;
+        case State::kMine:
+          state = mine();
+          break;
+        case State::kDone:
+          break;
       }
     }
   }
@@ -78,7 +94,8 @@ class DestinationNode {
     base::make_directories(paths_.dir, 0700);
     box::make_private_layer(paths_);
     box::save_config(paths_, hello_.config);
-    move_ = box::begin_move(paths_, box::MoveStep::kArriving, hello_.id, hello_.from, {}, hello_.config.epoch);
+    move_ =
+        box::begin_move(paths_, box::MoveStep::kArriving, hello_.id, hello_.from, {}, hello_.config.epoch);
     base::fsync_path(context_.state_dir + "/arriving");
     base::pause_point("destination.arriving");
     // All that does not depend on the box's last moments is ready before it is frozen.
@@ -180,10 +197,17 @@ void receive(const base::Context& context, int in, int out) {
                         json.value("protocol", 0), kProtocol)
           .hint("bring both to the same version of drover");
     switch (first.type) {
-      case Frame::kHello: DestinationNode(context, wire, json).run(); break;
-      case Frame::kAsk: answer_question(context, wire, json); break;
-      case Frame::kSettle: answer_decision(context, wire, json); break;
-      default: throw base::error("the other node began with something that is no greeting");
+      case Frame::kHello:
+        DestinationNode(context, wire, json).run();
+        break;
+      case Frame::kAsk:
+        answer_question(context, wire, json);
+        break;
+      case Frame::kSettle:
+        answer_decision(context, wire, json);
+        break;
+      default:
+        throw base::error("the other node began with something that is no greeting");
     }
   } catch (const base::Error& e) {
     wire.send_failed(e.message(), e.hint());

@@ -28,17 +28,72 @@ constexpr uint64_t kMiB = 1 << 20;
 
 // What a program may choose its code by; flags of the kernel's own are left out. From the names in
 // /proc/cpuinfo (Linux, arch/x86/include/asm/cpufeatures.h).
-constexpr auto kUserFlags = std::to_array<std::string_view>(
-    {"abm",        "adx",          "aes",         "amx_bf16",    "amx_int8",         "amx_tile",     "avx",
-     "avx2",       "avx512_bf16",  "avx512_bitalg", "avx512_fp16", "avx512_vbmi2",   "avx512_vnni",  "avx512_vp2intersect",
-     "avx512_vpopcntdq", "avx512bw", "avx512cd",  "avx512dq",    "avx512f",          "avx512ifma",   "avx512vbmi",
-     "avx512vl",   "avx_vnni",     "bmi1",        "bmi2",        "cldemote",         "clflushopt",   "clwb",
-     "clzero",     "cx16",         "erms",        "f16c",        "fma",              "fma4",         "fsgsbase",
-     "fsrm",       "gfni",         "lahf_lm",     "mmx",         "movbe",            "movdir64b",    "movdiri",
-     "pclmulqdq",  "pku",          "popcnt",      "rdpid",       "rdrand",           "rdseed",       "rdtscp",
-     "serialize",  "sha_ni",       "sse",         "sse2",        "sse4_1",           "sse4_2",       "sse4a",
-     "ssse3",      "tbm",          "vaes",        "vpclmulqdq",  "waitpkg",          "xgetbv1",      "xop",
-     "xsave",      "xsavec",       "xsaveopt"});
+constexpr auto kUserFlags = std::to_array<std::string_view>({"abm",
+                                                             "adx",
+                                                             "aes",
+                                                             "amx_bf16",
+                                                             "amx_int8",
+                                                             "amx_tile",
+                                                             "avx",
+                                                             "avx2",
+                                                             "avx512_bf16",
+                                                             "avx512_bitalg",
+                                                             "avx512_fp16",
+                                                             "avx512_vbmi2",
+                                                             "avx512_vnni",
+                                                             "avx512_vp2intersect",
+                                                             "avx512_vpopcntdq",
+                                                             "avx512bw",
+                                                             "avx512cd",
+                                                             "avx512dq",
+                                                             "avx512f",
+                                                             "avx512ifma",
+                                                             "avx512vbmi",
+                                                             "avx512vl",
+                                                             "avx_vnni",
+                                                             "bmi1",
+                                                             "bmi2",
+                                                             "cldemote",
+                                                             "clflushopt",
+                                                             "clwb",
+                                                             "clzero",
+                                                             "cx16",
+                                                             "erms",
+                                                             "f16c",
+                                                             "fma",
+                                                             "fma4",
+                                                             "fsgsbase",
+                                                             "fsrm",
+                                                             "gfni",
+                                                             "lahf_lm",
+                                                             "mmx",
+                                                             "movbe",
+                                                             "movdir64b",
+                                                             "movdiri",
+                                                             "pclmulqdq",
+                                                             "pku",
+                                                             "popcnt",
+                                                             "rdpid",
+                                                             "rdrand",
+                                                             "rdseed",
+                                                             "rdtscp",
+                                                             "serialize",
+                                                             "sha_ni",
+                                                             "sse",
+                                                             "sse2",
+                                                             "sse4_1",
+                                                             "sse4_2",
+                                                             "sse4a",
+                                                             "ssse3",
+                                                             "tbm",
+                                                             "vaes",
+                                                             "vpclmulqdq",
+                                                             "waitpkg",
+                                                             "xgetbv1",
+                                                             "xop",
+                                                             "xsave",
+                                                             "xsavec",
+                                                             "xsaveopt"});
 
 uint64_t free_bytes(const std::string& path) {
   struct statvfs s{};
@@ -57,7 +112,8 @@ uint64_t available_memory() {
 uint64_t disk_usage(const std::string& dir) {
   std::string path = dir;
   char* paths[] = {path.data(), nullptr};
-  std::unique_ptr<FTS, int (*)(FTS*)> tree(::fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, nullptr), ::fts_close);
+  std::unique_ptr<FTS, int (*)(FTS*)> tree(::fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, nullptr),
+                                           ::fts_close);
   if (!tree) throw base::sys_error("cannot read {}", dir);
   uint64_t total = 0;
   while (const FTSENT* entry = ::fts_read(tree.get()))
@@ -91,11 +147,12 @@ std::string require_criu() {
   const auto kernel = kernel_version();
   // Linux 6.16 answers EOPNOTSUPP to an option that older CRIU reads from each socket, and 6.13
   // changed the vDSO's layout.
-  const auto needed = kernel >= std::pair(6, 16) ? std::tuple(4, 2, 0)
+  const auto needed = kernel >= std::pair(6, 16)   ? std::tuple(4, 2, 0)
                       : kernel >= std::pair(6, 13) ? std::tuple(4, 1, 0)
                                                    : std::tuple(4, 0, 0);
   if (version_numbers(criu) < needed)
-    throw base::error("CRIU {} on {} is too old for its kernel {}.{}", criu, here(), kernel.first, kernel.second)
+    throw base::error("CRIU {} on {} is too old for its kernel {}.{}", criu, here(), kernel.first,
+                      kernel.second)
         .hint(std::format("install CRIU {}.{} or newer there", std::get<0>(needed), std::get<1>(needed)));
   if (std::stoll(base::read_file("/proc/sys/fs/pipe-user-pages-soft")) != 0)
     throw base::error("{} limits the pipes of a user, so CRIU cannot make a box's pipes again there", here())
@@ -115,7 +172,8 @@ std::string megabytes(uint64_t bytes) { return std::to_string((bytes + kMiB - 1)
 
 void require_space(const std::string& path, uint64_t needed, const std::string& what) {
   if (uint64_t got = free_bytes(path); got < needed)
-    throw base::error("{} has {} free in {}, and {} needs {}", here(), megabytes(got), path, what, megabytes(needed))
+    throw base::error("{} has {} free in {}, and {} needs {}", here(), megabytes(got), path, what,
+                      megabytes(needed))
         .hint("free some there, or choose another node");
 }
 
@@ -175,10 +233,11 @@ Hello inspect_source(const base::Context& context, const box::Status& status) {
   hello.criu = require_criu();
   hello.cpu_flags = cpu_flags();
   if (auto foreign = box::foreign_processes(group); !foreign.empty()) {
-    std::string command = base::read_file_if_exists("/proc/" + std::to_string(foreign[0]) + "/comm").value_or("?\n");
+    std::string command =
+        base::read_file_if_exists("/proc/" + std::to_string(foreign[0]) + "/comm").value_or("?\n");
     command.pop_back();
-    throw base::error("box {} runs {} (pid {}), which was started from outside by `box exec`", status.config.name,
-                      command, foreign[0])
+    throw base::error("box {} runs {} (pid {}), which was started from outside by `box exec`",
+                      status.config.name, command, foreign[0])
         .hint("end it: its terminal and its parent are on this node and cannot move");
   }
   hello.memory_bytes = memory_of(group.pids());
@@ -195,12 +254,15 @@ void inspect_destination(const base::Context& context, const Hello& hello) {
         .hint("update the older one: images go from older to newer only");
   if (std::string flags = missing_flags(hello.cpu_flags); !flags.empty())
     throw base::error("the processor of {} lacks what that of {} has: {}", here(), hello.from, flags)
-        .hint("programs that chose their code by it would crash; move to a node with the same or a newer processor");
+        .hint(
+            "programs that chose their code by it would crash; move to a node with the same or a newer "
+            "processor");
   if (base::exists(box::paths_of(context, config.name).dir))
     throw base::error("there is a box {} on {} already", config.name, here())
         .hint("destroy it there, or choose another node");
   if (auto given = box::given_epoch(context, config); given && *given > config.epoch + 1)
-    throw base::error("{} knows a newer box {} (epoch {}) than this one (epoch {})", here(), config.name, *given, config.epoch)
+    throw base::error("{} knows a newer box {} (epoch {}) than this one (epoch {})", here(), config.name,
+                      *given, config.epoch)
         .hint("this copy is outdated: look for the node that has the newer one");
 
   box::bridge_mtu(config.bridge);  // throws where there is none
@@ -224,7 +286,8 @@ void inspect_destination(const base::Context& context, const Hello& hello) {
 
   base::make_directories(context.state_dir, 0700);
   base::make_directories(context.run_dir, 0711);
-  require_space(context.state_dir, hello.private_bytes + 64 * kMiB, "the private layer of box " + config.name);
+  require_space(context.state_dir, hello.private_bytes + 64 * kMiB,
+                "the private layer of box " + config.name);
   require_space(context.run_dir, hello.memory_bytes + 16 * kMiB, "the memory of box " + config.name);
   // For a moment it is there twice: as images and as processes.
   if (uint64_t got = available_memory(); got < 2 * hello.memory_bytes + 64 * kMiB)

@@ -1,8 +1,8 @@
 #pragma once
+#include <nlohmann/json.hpp>
 #include <sys/types.h>
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <utility>
@@ -22,10 +22,10 @@ struct Hello {
   std::string id;    ///< of this move, 32 hex digits
   std::string from;  ///< the source, as the destination can reach it
   box::Config config;
-  std::string criu;  ///< version
+  std::string criu;                    ///< version
   std::vector<std::string> cpu_flags;  ///< instruction sets that a program may have looked up
-  uint64_t memory_bytes = 0;   ///< what CRIU will write
-  uint64_t private_bytes = 0;  ///< what the private layer takes on disk
+  uint64_t memory_bytes = 0;           ///< what CRIU will write
+  uint64_t private_bytes = 0;          ///< what the private layer takes on disk
 
   [[nodiscard]] nlohmann::json json() const;
   static Hello parse(const nlohmann::json& json);

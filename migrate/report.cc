@@ -8,9 +8,12 @@ namespace {
 
 const char* to_string(Outcome outcome) {
   switch (outcome) {
-    case Outcome::kMoved: return "moved";
-    case Outcome::kRolledBack: return "rolled_back";
-    case Outcome::kFailed: return "failed";
+    case Outcome::kMoved:
+      return "moved";
+    case Outcome::kRolledBack:
+      return "rolled_back";
+    case Outcome::kFailed:
+      return "failed";
   }
   return "?";
 }
@@ -43,10 +46,11 @@ nlohmann::ordered_json Report::json() const {
 
 std::string Report::table() const {
   std::string out = std::format("{:<14} {:>10} {:>12}\n", "PHASE", "MS", "BYTES");
-  for (const auto& p : phases) out += std::format("{:<14} {:>10.1f} {:>12}\n", p.name, p.ms, readable(p.bytes));
-  out += std::format("{} {} from {} to {}: frozen for {:.0f} ms of {:.0f} ms, {} on the wire, epoch {}\n", box,
-                     outcome == Outcome::kMoved ? "moved" : to_string(outcome), from, to, freeze_ms, total_ms,
-                     readable(wire_bytes), epoch);
+  for (const auto& p : phases)
+    out += std::format("{:<14} {:>10.1f} {:>12}\n", p.name, p.ms, readable(p.bytes));
+  out += std::format("{} {} from {} to {}: frozen for {:.0f} ms of {:.0f} ms, {} on the wire, epoch {}\n",
+                     box, outcome == Outcome::kMoved ? "moved" : to_string(outcome), from, to, freeze_ms,
+                     total_ms, readable(wire_bytes), epoch);
   return out;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
+#include <nlohmann/json.hpp>
+
 #include <chrono>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,10 @@ struct Report {
   std::string box, from, to;
   std::string mode = "stop";
   Outcome outcome = Outcome::kFailed;
-  uint64_t epoch = 0;        ///< of the box afterwards
-  double freeze_ms = 0;      ///< from the source stopping the box to its first instruction at the destination
+  uint64_t epoch = 0;    ///< of the box afterwards
+  double freeze_ms = 0;  ///< from the source stopping the box to its first instruction at the destination
   double total_ms = 0;
-  uint64_t wire_bytes = 0;   ///< in both directions, before the transport's own
+  uint64_t wire_bytes = 0;  ///< in both directions, before the transport's own
 
   struct Phase {
     std::string name;

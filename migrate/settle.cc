@@ -30,7 +30,8 @@ Json about(const std::string& id, const std::string& name) {
 }
 
 /// One question and its answer over a connection of its own.
-std::string exchange(const std::vector<std::string>& rsh, const std::string& node, Frame type, const Json& message) {
+std::string exchange(const std::vector<std::string>& rsh, const std::string& node, Frame type,
+                     const Json& message) {
   Transport transport(rsh, node, {"drover-node", "receive"});
   Wire wire(transport.in(), transport.out(), 10s);
   wire.send_json(type, message);
@@ -92,13 +93,15 @@ Settled settle_given(const base::Context& context, const box::Config& config, co
   box::tear_down(context, box::paths_of(context, config.name), config.name);
   if (!tell_destination(context, move, config.name, 30s))
     return {config.name,
-            "box " + config.name + " was given to " + move.peer + ", which does not answer: bring it back, then run recover again",
+            "box " + config.name + " was given to " + move.peer +
+                ", which does not answer: bring it back, then run recover again",
             true};
   forget_box(context, config, move.epoch + 1);
   return {config.name, "box " + config.name + " runs on " + move.peer + " since its move"};
 }
 
-Settled settle_arrival(const base::Context& context, const std::string& name, const std::vector<std::string>& rsh) {
+Settled settle_arrival(const base::Context& context, const std::string& name,
+                       const std::vector<std::string>& rsh) {
   const box::Paths paths = box::arriving_paths_of(context, name);
   auto move = box::find_move(paths);
   if (!move || move->step == box::MoveStep::kArriving) {
@@ -111,7 +114,10 @@ Settled settle_arrival(const base::Context& context, const std::string& name, co
     move->rsh = rsh;
     if (!ask_source(context, paths, *move, config, 30s)) {
       if (base::exists(paths.dir))
-        return {name, "box " + name + " is here frozen, and " + peer + " does not say whose it is: run recover again when " + peer + " answers", true};
+        return {name,
+                "box " + name + " is here frozen, and " + peer +
+                    " does not say whose it is: run recover again when " + peer + " answers",
+                true};
       return {name, "box " + name + " stays on " + peer + ": what had come of it here was removed"};
     }
   }
@@ -123,8 +129,8 @@ Settled settle_arrival(const base::Context& context, const std::string& name, co
 
 std::chrono::milliseconds ask_patience() { return 60s; }
 
-bool ask_source(const base::Context& context, const box::Paths&, const box::Move& move, const box::Config& config,
-                std::chrono::milliseconds patience) {
+bool ask_source(const base::Context& context, const box::Paths&, const box::Move& move,
+                const box::Config& config, std::chrono::milliseconds patience) {
   std::string verdict;
   const auto rsh = move.rsh.empty() ? rsh_words("") : move.rsh;
   bool heard = insist(patience, [&] {
@@ -141,7 +147,8 @@ bool tell_destination(const base::Context&, const box::Move& move, const std::st
                       std::chrono::milliseconds patience) {
   Json decision = about(move.id, name);
   decision["verdict"] = kGiven;
-  return insist(patience, [&] { return exchange(move.rsh, move.peer, Frame::kSettle, decision) == kRunning; });
+  return insist(patience,
+                [&] { return exchange(move.rsh, move.peer, Frame::kSettle, decision) == kRunning; });
 }
 
 void keep_box(const base::Context& context, const box::Config& config) {
@@ -170,7 +177,8 @@ void answer_question(const base::Context& context, Wire& wire, const Json& quest
 }
 
 void answer_decision(const base::Context& context, Wire& wire, const Json& decision) {
-  const std::string name = decision.value("box", ""), id = decision.value("id", ""), verdict = decision.value("verdict", "");
+  const std::string name = decision.value("box", ""), id = decision.value("id", ""),
+                    verdict = decision.value("verdict", "");
   box::check_name(name);
   auto answer = [&](const char* word) { wire.send_json(Frame::kAnswer, {{"verdict", word}}); };
   auto lock = box::try_lock_box(context, name);
@@ -210,7 +218,8 @@ std::vector<Settled> recover(const base::Context& context, const std::vector<std
     try {
       if (auto settled = work()) out.push_back(*settled);
     } catch (base::Error& e) {
-      out.push_back({name, "box " + name + ": " + e.message() + (e.hint().empty() ? "" : " (" + e.hint() + ")"), true});
+      out.push_back(
+          {name, "box " + name + ": " + e.message() + (e.hint().empty() ? "" : " (" + e.hint() + ")"), true});
     }
   };
   for (const auto& name : box::arriving_names(context))
@@ -221,9 +230,13 @@ std::vector<Settled> recover(const base::Context& context, const std::vector<std
       const auto move = box::find_move(box::paths_of(context, name));
       if (!config || !move) return std::nullopt;
       switch (move->step) {
-        case box::MoveStep::kLeaving: return settle_leaving(context, *config, *move);
-        case box::MoveStep::kGiven: return settle_given(context, *config, *move);
-        default: take_over(context, name); return Settled{name, "box " + name + " runs here since its move from " + move->peer};
+        case box::MoveStep::kLeaving:
+          return settle_leaving(context, *config, *move);
+        case box::MoveStep::kGiven:
+          return settle_given(context, *config, *move);
+        default:
+          take_over(context, name);
+          return Settled{name, "box " + name + " runs here since its move from " + move->peer};
       }
     });
   return out;

@@ -1,6 +1,7 @@
 #pragma once
-#include <chrono>
 #include <nlohmann/json.hpp>
+
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,8 @@ std::vector<Settled> recover(const base::Context& context, const std::vector<std
 
 /// The destination's side: asks the source until it knows, or until `patience` is over. True: the box is
 /// ours. False: it is dropped, or it stays frozen because there is no answer.
-bool ask_source(const base::Context& context, const box::Paths& paths, const box::Move& move, const box::Config& config,
-                std::chrono::milliseconds patience);
+bool ask_source(const base::Context& context, const box::Paths& paths, const box::Move& move,
+                const box::Config& config, std::chrono::milliseconds patience);
 /// How long the receiving process asks by itself before it leaves it to `recover`.
 std::chrono::milliseconds ask_patience();
 

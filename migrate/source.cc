@@ -75,14 +75,29 @@ class SourceNode {
   void run() {
     for (State state = State::kPreflight; state != State::kDone;) {
       switch (state) {
-        case State::kPreflight: state = preflight(); break;
-        case State::kLayers: state = layers(); break;
-        case State::kRounds: state = rounds(); break;
-        case State::kFreeze: state = freeze(); break;
-        case State::kImages: state = images(); break;
-        case State::kDecide: state = decide(); break;
-        case State::kFinish: state = finish(); break;
-        case State::kDone: break;
+        case State::kPreflight:
+          state = preflight();
+          break;
+        case State::kLayers:
+          state = layers();
+          break;
+        case State::kRounds:
+          state = rounds();
+          break;
+        case State::kFreeze:
+          state = freeze();
+          break;
+        case State::kImages:
+          state = images();
+          break;
+        case State::kDecide:
+          state = decide();
+          break;
+        case State::kFinish:
+          state = finish();
+          break;
+        case State::kDone:
+          break;
       }
     }
   }
@@ -124,7 +139,8 @@ class SourceNode {
 
   // from: kLayers. to: kFreeze. The box runs and writes meanwhile; from here the move is on record.
   State rounds() {
-    move_ = box::begin_move(paths_, box::MoveStep::kLeaving, hello_.id, request_.to, request_.rsh, hello_.config.epoch);
+    move_ = box::begin_move(paths_, box::MoveStep::kLeaving, hello_.id, request_.to, request_.rsh,
+                            hello_.config.epoch);
     undo_.add("keep box " + name_ + " here", [this] { keep_box(context_, hello_.config); });
     base::pause_point("source.leaving");
     upper_ = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
@@ -208,7 +224,9 @@ class SourceNode {
       base::warn("{}: telling {} again that box {} is its own", lost.message(), request_.to, name_);
       if (!tell_destination(context_, *move_, name_, 60s))
         throw base::error("box {} was given to {}, which has not confirmed that it runs", name_, request_.to)
-            .hint("run `drover-node recover` here or there as soon as they reach each other; it will not run twice");
+            .hint(
+                "run `drover-node recover` here or there as soon as they reach each other; it will not run "
+                "twice");
     }
     report_.freeze_ms = ms_since(*frozen_at_);
     report_.epoch = hello_.config.epoch + 1;
@@ -236,7 +254,8 @@ class SourceNode {
 
   /// A phase of the move: begins and ends it for `Progress`, and puts it into the report.
   struct Step {
-    Step(SourceNode& source, std::string phase) : source_(source), name_(std::move(phase)), phase_(source.context_.progress, name_) {}
+    Step(SourceNode& source, std::string phase)
+        : source_(source), name_(std::move(phase)), phase_(source.context_.progress, name_) {}
     ~Step() { source_.report_.phases.push_back({name_, ms_since(start_) - without, bytes}); }
     Step(const Step&) = delete;
     Step& operator=(const Step&) = delete;

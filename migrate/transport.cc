@@ -23,8 +23,15 @@ Started start(const std::vector<std::string>& argv) {
 std::vector<std::string> rsh_words(const std::string& option) {
   if (option.empty())
     // Nobody answers a prompt here, and a dead link is noticed within 15 s.
-    return {"ssh",  "-o", "BatchMode=yes",         "-o", "ConnectTimeout=10",
-            "-o",   "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"};
+    return {"ssh",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "-o",
+            "ServerAliveInterval=5",
+            "-o",
+            "ServerAliveCountMax=3"};
   std::vector<std::string> words;
   std::string word;
   char quote = 0;
@@ -56,14 +63,17 @@ std::vector<std::string> remote_argv(const std::vector<std::string>& rsh, const 
                                      const std::vector<std::string>& command) {
   // ssh would take it for an option.
   if (node.empty() || node.front() == '-')
-    throw base::error("'{}' is no node's name", node).hint("give a host name or an address, as for ssh").exit(base::Exit::kUsage);
+    throw base::error("'{}' is no node's name", node)
+        .hint("give a host name or an address, as for ssh")
+        .exit(base::Exit::kUsage);
   std::vector<std::string> argv = rsh;
   argv.push_back(node);
   argv.insert(argv.end(), command.begin(), command.end());
   return argv;
 }
 
-Transport::Transport(const std::vector<std::string>& rsh, const std::string& node, const std::vector<std::string>& command)
+Transport::Transport(const std::vector<std::string>& rsh, const std::string& node,
+                     const std::vector<std::string>& command)
     : child_([&] {
         Started s = start(remote_argv(rsh, node, command));
         in_ = std::move(s.in);

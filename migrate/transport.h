@@ -16,7 +16,8 @@ std::vector<std::string> remote_argv(const std::vector<std::string>& rsh, const 
 /// A running `drover-node receive` on another node, and the pipes to it.
 class Transport {
  public:
-  Transport(const std::vector<std::string>& rsh, const std::string& node, const std::vector<std::string>& command);
+  Transport(const std::vector<std::string>& rsh, const std::string& node,
+            const std::vector<std::string>& command);
 
   [[nodiscard]] int in() const { return in_.get(); }
   [[nodiscard]] int out() const { return out_.get(); }

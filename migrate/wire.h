@@ -21,18 +21,18 @@ enum class Frame : uint8_t {
   kDataEnd = 2,  ///< the zstd stream before it is complete
   kFailed = 3,   ///< JSON {"error": sentence, "hint"?: text}: the sender of this gives up
   // A move; JSON, like all that follow.
-  kHello = 16,     ///< source: the box, and what it needs
-  kOffer = 17,     ///< destination: which layers it lacks; without any it is ready
-  kLayers = 19,    ///< source: the layers are there now
-  kRound = 20,     ///< source: a round of the private layer follows as data
-  kRoundDone = 21, ///< destination: it is on disk
-  kImages = 22,    ///< source: CRIU's images follow as data
-  kPrepared = 23,  ///< destination: restored and frozen; the source decides
-  kCommit = 24,    ///< source: it is yours
-  kRunning = 25,   ///< destination: it runs
+  kHello = 16,      ///< source: the box, and what it needs
+  kOffer = 17,      ///< destination: which layers it lacks; without any it is ready
+  kLayers = 19,     ///< source: the layers are there now
+  kRound = 20,      ///< source: a round of the private layer follows as data
+  kRoundDone = 21,  ///< destination: it is on disk
+  kImages = 22,     ///< source: CRIU's images follow as data
+  kPrepared = 23,   ///< destination: restored and frozen; the source decides
+  kCommit = 24,     ///< source: it is yours
+  kRunning = 25,    ///< destination: it runs
   // After a move was cut off.
-  kAsk = 32,       ///< destination: whose is the box?
-  kSettle = 33,    ///< source: so it was decided
+  kAsk = 32,     ///< destination: whose is the box?
+  kSettle = 33,  ///< source: so it was decided
   kAnswer = 34,
 };
 
