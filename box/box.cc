@@ -53,7 +53,8 @@ std::string random_id() {
 /// The addresses as asked for; one without a prefix length gets that of the bridge's network.
 std::vector<Address> choose_addresses(const CreateRequest& request) {
   if (request.addresses.empty())
-    throw base::error("box {} needs an address", request.name).hint("--ip 192.0.2.10/24, and again for each more");
+    throw base::error("box {} needs an address", request.name)
+        .hint("--ip 192.0.2.10/24, and again for each more");
   std::vector<Address> out;
   const auto networks = bridge_addresses(request.bridge);
   for (const auto& text : request.addresses) {
@@ -61,12 +62,14 @@ std::vector<Address> choose_addresses(const CreateRequest& request) {
     if (!address.prefix) {
       auto net = std::ranges::find_if(networks, [&](const Address& n) { return n.contains(address); });
       if (net == networks.end())
-        throw base::error("{} lies in no network of {}, so its prefix length is not known", text, request.bridge)
+        throw base::error("{} lies in no network of {}, so its prefix length is not known", text,
+                          request.bridge)
             .hint("write it with the address: --ip " + text + (address.is_v4() ? "/24" : "/64"));
       address = address.with_prefix(*net->prefix);
     }
     for (const auto& other : out)
-      if (other.same_host(address)) throw base::error("address {} is named twice", address.host());
+      if (other.same_host(address))
+        throw base::error("address {} is named twice", address.host()).hint("leave one of them out");
     out.push_back(address);
   }
   return out;
@@ -77,18 +80,25 @@ std::vector<Address> choose_gateways(const CreateRequest& request, const std::ve
     return std::ranges::any_of(addresses, [&](const Address& a) { return a.contains(gateway); });
   };
   std::vector<Address> out;
-  auto add = [&](const Address& gateway) {
-    if (std::ranges::none_of(out, [&](const Address& g) { return g.family == gateway.family; })) out.push_back(gateway);
+  auto same_family = [&](const Address& gateway) {
+    return std::ranges::find(out, gateway.family, &Address::family);
   };
   for (const auto& text : request.gateways) {
-    Address gateway = Address::parse(text);
+    const Address gateway = Address::parse(text);
+    if (std::ranges::any_of(addresses, [&](const Address& a) { return a.same_host(gateway); }))
+      throw base::error("gateway {} is the box's own address", text)
+          .hint("a gateway is another machine, or the bridge");
     if (!reachable(gateway))
-      throw base::error("gateway {} lies in no network of the box", text).hint("it must be inside the prefix of one of its addresses");
-    add(gateway);
+      throw base::error("gateway {} lies in no network of the box", text)
+          .hint("it must be inside the prefix of one of its addresses");
+    if (auto other = same_family(gateway); other != out.end())
+      throw base::error("gateways {} and {} are of one family", other->host(), gateway.host())
+          .hint("a box has at most one default route for IPv4 and one for IPv6");
+    out.push_back(gateway);
   }
   if (request.gateways.empty())
     for (const auto& gateway : default_gateways())
-      if (reachable(gateway)) add(gateway);
+      if (reachable(gateway) && same_family(gateway) == out.end()) out.push_back(gateway);
   return out;
 }
 
@@ -98,15 +108,17 @@ void require_free(const base::Context& context, const Config& config) {
     auto other = find_config(context, name);
     if (!other) continue;
     if (other->mac == config.mac)
-      throw base::error("MAC {} belongs to box {}", config.mac.to_string(), name).hint("leave --mac out to get a new one");
+      throw base::error("MAC {} belongs to box {}", config.mac.to_string(), name)
+          .hint("leave --mac out to get a new one");
     for (const auto& mine : config.addresses)
       for (const auto& theirs : other->addresses)
         if (mine.same_host(theirs))
-          throw base::error("address {} belongs to box {}", mine.host(), name).hint("choose another one; `drover-node box list` shows those in use");
+          throw base::error("address {} belongs to box {}", mine.host(), name)
+              .hint("choose another one; `drover-node box list` shows those in use");
   }
   if (auto holders = probe(config.bridge, config.addresses); !holders.empty())
-    throw base::error("address {} is in use on the network of {}, by {}", holders[0].address.host(), config.bridge,
-                      holders[0].mac.to_string())
+    throw base::error("address {} is in use on the network of {}, by {}", holders[0].address.host(),
+                      config.bridge, holders[0].mac.to_string())
         .hint("choose another one, or stop the machine that has it");
 }
 
@@ -115,11 +127,14 @@ State state_of(const Paths& paths, const std::optional<Move>& move, std::optiona
   init = find_init(group);
   if (move) {
     switch (move->step) {
-      case MoveStep::kLeaving: return State::kLeaving;
-      case MoveStep::kGiven: return State::kGiven;
+      case MoveStep::kLeaving:
+        return State::kLeaving;
+      case MoveStep::kGiven:
+        return State::kGiven;
       case MoveStep::kArriving:
       case MoveStep::kPrepared:
-      case MoveStep::kMine: return State::kArriving;
+      case MoveStep::kMine:
+        return State::kArriving;
     }
   }
   if (!init) return base::exists(paths.run) ? State::kUnfinished : State::kStopped;
@@ -140,17 +155,19 @@ Status status_at(const Paths& paths, Config config) {
 bool wait_for_end(const Cgroup& group, std::chrono::milliseconds timeout) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    if (group.wait_empty(std::clamp(left, std::chrono::milliseconds(0), std::chrono::milliseconds(200)))) return true;
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (group.wait_empty(std::clamp(left, std::chrono::milliseconds(0), std::chrono::milliseconds(200))))
+      return true;
     if (left.count() <= 0) return false;
     base::check_interrupt();
   }
 }
 
 int signal_number(const std::string& name) {
-  static const std::map<std::string, int> kSignals = {{"SIGTERM", SIGTERM}, {"SIGINT", SIGINT},   {"SIGQUIT", SIGQUIT},
-                                                      {"SIGHUP", SIGHUP},   {"SIGPWR", SIGPWR},   {"SIGUSR1", SIGUSR1},
-                                                      {"SIGUSR2", SIGUSR2}, {"SIGWINCH", SIGWINCH}};
+  static const std::map<std::string, int> kSignals = {
+      {"SIGTERM", SIGTERM}, {"SIGINT", SIGINT},   {"SIGQUIT", SIGQUIT}, {"SIGHUP", SIGHUP},
+      {"SIGPWR", SIGPWR},   {"SIGUSR1", SIGUSR1}, {"SIGUSR2", SIGUSR2}, {"SIGWINCH", SIGWINCH}};
   if (auto it = kSignals.find(name); it != kSignals.end()) return it->second;
   if (name.starts_with("SIGRTMIN+")) return SIGRTMIN + std::atoi(name.c_str() + 9);
   throw base::error("the template's stop signal '{}' is not known here", name);
@@ -160,13 +177,20 @@ int signal_number(const std::string& name) {
 
 std::string_view to_string(State state) {
   switch (state) {
-    case State::kStopped: return "stopped";
-    case State::kRunning: return "running";
-    case State::kUnfinished: return "unfinished";
-    case State::kFrozen: return "frozen";
-    case State::kLeaving: return "leaving";
-    case State::kGiven: return "given";
-    case State::kArriving: return "arriving";
+    case State::kStopped:
+      return "stopped";
+    case State::kRunning:
+      return "running";
+    case State::kUnfinished:
+      return "unfinished";
+    case State::kFrozen:
+      return "frozen";
+    case State::kLeaving:
+      return "leaving";
+    case State::kGiven:
+      return "given";
+    case State::kArriving:
+      return "arriving";
   }
   return "?";
 }
@@ -196,7 +220,8 @@ Config create(const base::Context& context, const CreateRequest& request) {
   config.addresses = choose_addresses(request);
   config.gateways = choose_gateways(request, config.addresses);
   config.id_base = choose_id_base(context, request.name);
-  config.created = std::chrono::duration_cast<std::chrono::seconds>(context.clock.wall().time_since_epoch()).count();
+  config.created =
+      std::chrono::duration_cast<std::chrono::seconds>(context.clock.wall().time_since_epoch()).count();
   require_free(context, config);
 
   // The box exists from the moment of the rename: whole or not at all.
@@ -228,7 +253,8 @@ void start_locked(const base::Context& context, const Config& config) {
   const Paths paths = paths_of(context, name);
   require_no_move(paths, name);
   const Status now = status_at(paths, config);
-  if (now.state == State::kRunning) throw base::error("box {} runs already", name);
+  if (now.state == State::kRunning)
+    throw base::error("box {} runs already", name).hint("`drover-node box show " + name + "` tells more");
   // What is left of a start that was cut off, or of a box that has ended by itself.
   tear_down(context, paths, name);
 
@@ -248,7 +274,8 @@ void start_locked(const base::Context& context, const Config& config) {
   });
 }
 
-bool stop(const base::Context& context, const std::string& name, std::optional<std::chrono::seconds> timeout) {
+bool stop(const base::Context& context, const std::string& name,
+          std::optional<std::chrono::seconds> timeout) {
   const Lock lock = lock_box(context, name);
   const Config config = load_config(context, name);
   const Paths paths = paths_of(context, name);
@@ -261,7 +288,8 @@ bool stop(const base::Context& context, const std::string& name, std::optional<s
     gentle = false;
     if (now.state != State::kUnfinished) {
       base::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, now.init, 0)));
-      if (pidfd) ::syscall(SYS_pidfd_send_signal, pidfd.get(), signal_number(config.start.stop_signal), nullptr, 0);
+      if (pidfd)
+        ::syscall(SYS_pidfd_send_signal, pidfd.get(), signal_number(config.start.stop_signal), nullptr, 0);
       gentle = wait_for_end(group, timeout.value_or(std::chrono::seconds(config.start.stop_seconds)));
     }
   }
@@ -301,7 +329,8 @@ std::vector<Status> list(const base::Context& context) {
     if (auto config = find_config(context, name)) out.push_back(status_at(paths_of(context, name), *config));
   for (const auto& name : arriving_names(context)) {
     const Paths paths = arriving_paths_of(context, name);
-    if (auto text = base::read_file_if_exists(paths.config)) out.push_back(status_at(paths, Config::parse(*text)));
+    if (auto text = base::read_file_if_exists(paths.config))
+      out.push_back(status_at(paths, Config::parse(*text)));
   }
   return out;
 }
