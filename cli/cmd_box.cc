@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
-#include <memory>
 #include <nlohmann/json.hpp>
+
+#include <memory>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -31,8 +32,12 @@ std::string joined(const std::vector<std::string>& words) {
 
 Json as_json(const box::Status& s) {
   const box::Config& c = s.config;
-  Json json = {{"name", c.name},           {"state", box::to_string(s.state)}, {"template", c.template_ref},
-               {"addresses", texts(c.addresses)}, {"mac", c.mac.to_string()},  {"epoch", c.epoch}};
+  Json json = {{"name", c.name},
+               {"state", box::to_string(s.state)},
+               {"template", c.template_ref},
+               {"addresses", texts(c.addresses)},
+               {"mac", c.mac.to_string()},
+               {"epoch", c.epoch}};
   if (s.init) json["pid"] = s.init;
   if (!s.peer.empty()) json["peer"] = s.peer;
   return json;
@@ -127,21 +132,24 @@ void add_box_commands(Commands& commands) {
   auto argv = std::make_shared<std::vector<std::string>>();
   CLI::App& exec = with_name(commands.add("exec", "Run a command in a box", [=](const Call& call) {
     if (argv->front() == "--") argv->erase(argv->begin());
-    if (argv->empty()) throw base::error("COMMAND is missing").exit(base::Exit::kUsage);
+    if (argv->empty())
+      throw base::error("COMMAND is missing")
+          .hint("see drover-node box exec --help")
+          .exit(base::Exit::kUsage);
     call.exit_status = box::exec(call.context, *name, *argv);
   }));
   exec.add_option("COMMAND", *argv, "command and its arguments")->required();
   exec.positionals_at_end();  // options behind the command are the command's
 
   auto lines = std::make_shared<size_t>(100);
-  with_name(commands.add("log", "Show what a box's init wrote",
-                         [=](const Call& call) { print(box::log_tail(call.context, *name, *lines)); }))
-      .add_option("--lines,-n", *lines, "how many of the last lines; 0 for all");
+  with_name(commands.add("log", "Show what a box's init wrote", [=](const Call& call) {
+    print(box::log_tail(call.context, *name, *lines));
+  })).add_option("--lines,-n", *lines, "how many of the last lines; 0 for all");
 
   auto force = std::make_shared<bool>(false);
-  with_name(commands.add("destroy", "Remove a box and all that it has written",
-                         [=](const Call& call) { box::destroy(call.context, *name, *force); }))
-      .add_flag("--force", *force, "also when it is running");
+  with_name(commands.add("destroy", "Remove a box and all that it has written", [=](const Call& call) {
+    box::destroy(call.context, *name, *force);
+  })).add_flag("--force", *force, "also when it is running");
 
   auto to = std::make_shared<std::string>();
   auto rsh = std::make_shared<std::string>();

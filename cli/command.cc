@@ -63,6 +63,11 @@ std::string sentence(const CLI::ParseError& e, const CLI::App& app) {
   if (!extras.empty()) return "unexpected argument " + base::quoted({extras.front()});
   if (e.get_name() == "ArgumentMismatch" && text.contains(" required "))
     return text.substr(0, text.find(':')) + " needs a value";
+  if (constexpr std::string_view kNoNumber = "Could not convert: ";
+      e.get_name() == "ConversionError" && text.starts_with(kNoNumber))
+    if (auto equals = text.find(" = "); equals != std::string::npos)
+      return text.substr(kNoNumber.size(), equals - kNoNumber.size()) + " wants a number, not '" +
+             text.substr(equals + 3) + "'";
   if (e.get_name() == "RequiredError" && wants_command) return named(app) + " needs a command";
   if (text.ends_with(" is required")) return text.substr(0, text.size() - 12) + " is missing";
   if (text.size() > 1 && std::islower(text[1]) != 0) text[0] = static_cast<char>(std::tolower(text[0]));

@@ -84,7 +84,7 @@ std::optional<Store::Version> Store::newest(std::string_view name) const {
 
 std::optional<Manifest> Store::find(std::string_view reference) const {
   if (!valid_reference(reference))
-    throw base::error("{} is not a template", reference)
+    throw base::error("{} is not a template", reference.empty() ? "''" : reference)
         .hint("templates are called NAME or NAME@YYYYMMDDnn, in lower case")
         .exit(base::Exit::kUsage);
   size_t at = reference.find('@');
