@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 
 import pytest
 
@@ -189,6 +190,16 @@ def test_exec_ends_with_its_box(boxes, lab, wait_until):
     boxes.drover("box", "stop", "web1", "--timeout", "1")
     wait_until("exec ends", lambda: child.poll() is not None, timeout=20)
     assert child.returncode > 128
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 130), (signal.SIGHUP, 130), (signal.SIGKILL, -9)])
+def test_the_command_ends_with_exec(boxes, lab, wait_until, number, status):
+    boxes.start("web1")
+    child = lab.popen("node1", "drover-node", "box", "exec", "web1", "sh", "-c", "echo there; exec sleep 98765")
+    assert child.stdout.readline() == "there\n" and "98765" in boxes.sh("web1", "ps")
+    child.send_signal(number)
+    assert child.wait(timeout=20) == status
+    wait_until("the command ends", lambda: "98765" not in boxes.run("web1", "ps").stdout)
 
 
 # --- log
