@@ -87,7 +87,7 @@ TEST(Command, UsageErrorsAreOneSentence) {
   expect_usage_error({"box", "create", "a", "b c"}, "unexpected argument 'b c'", "drover-test box create");
   expect_usage_error({"box", "create", "a", "--foo"}, "unknown option --foo", "drover-test box create");
   expect_usage_error({"box", "create", "a", "--count"}, "--count needs a value", "drover-test box create");
-  expect_usage_error({"box", "create", "a", "--count=x"}, "could not convert: --count = x",
+  expect_usage_error({"box", "create", "a", "--count=x"}, "--count wants a number, not 'x'",
                      "drover-test box create");
 }
 
