@@ -195,7 +195,7 @@ class SourceNode {
       wire_.send_json(Frame::kImages, nlohmann::json::object());
       base::Fd dir = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
       TreeSnapshot nothing;
-      step.bytes = send(dir.get(), nothing, {});
+      step.bytes = send(dir.get(), nothing, {.final = true});
     }
     const Step step(*this, "restore");
     wire_.expect_json(Frame::kPrepared, kPatience);

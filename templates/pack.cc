@@ -138,7 +138,9 @@ Layer pack(base::Context& context, const std::string& root, int64_t clock, const
     base::Phase phase(context.progress, "pack");
     context.runner.run(
         {.argv = {"mkfs.erofs", "--quiet", "-d1", kCompression, kCluster, std::format("-T{}", clock),
-                  "--mkfs-time", "-U" + uuid_from(seed), file, root},
+                  // A box that changed one name of such a file could not take the others along when it
+                  // moves: overlayfs's index belongs to one mount.
+                  "--hard-dereference", "--mkfs-time", "-U" + uuid_from(seed), file, root},
          .timeout = std::chrono::minutes(30)});
   }
   auto size = static_cast<uint64_t>(status_of(file).st_size);
