@@ -190,9 +190,11 @@ void Apt::update(bool offline) {
 
 base::Error Apt::failure(const base::Result& result, const std::vector<Definition::Word>& wanted) const {
   std::string sentence = apt_sentence(result.err, "apt-get failed");
-  // Broken dependencies stand on stdout, indented.
-  for (const std::string& line : lines_of(result.out))
-    if (line.starts_with(' ') && line.contains(" : ")) sentence = line.substr(1);
+  // Broken dependencies stand on stdout, indented; the first is the one that the others follow from.
+  std::vector<std::string> lines = lines_of(result.out);
+  auto broken = std::ranges::find_if(
+      lines, [](const std::string& line) { return line.starts_with(' ') && line.contains(" : "); });
+  if (broken != lines.end()) sentence = broken->substr(1);
   for (const auto& [text, line] : wanted) {
     std::string name = text.substr(0, text.find('='));
     std::set<std::string> words;

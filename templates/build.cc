@@ -267,7 +267,7 @@ class Build {
       mounts_.pop();
       reduce_upper(content_, lower_);
     }
-    tree_bytes_ = settle(content_, clock_);
+    size_ = settle(content_, clock_);
   }
 
   void run_command(const Tree& tree, const std::string& text, unsigned line) {
@@ -294,7 +294,7 @@ class Build {
     base::make_directories(scratch);
     base::TempDir directory = base::TempDir::make(scratch, "layer-");
     std::string file = directory.path() + "/layer.erofs";
-    Layer layer = pack(context_, content_, clock_, seed_, file);
+    Layer layer = pack(context_, content_, clock_, seed_, size_.most_packed, file);
     Manifest manifest = draft();
     manifest.fingerprint = fingerprint_;
     manifest.clock = clock_;
@@ -302,7 +302,7 @@ class Build {
     if (base_) manifest.layers = base_->layers;
     manifest.layers.push_back(layer);
     manifest.packages = packages_;
-    manifest.tree_bytes = tree_bytes_;
+    manifest.tree_bytes = size_.bytes;
     if (newest_ && manifest.same_content(*newest_) && has_layers(*newest_))
       return {.manifest = *newest_, .unchanged = true};
     if (newest_ && newest_->fingerprint == fingerprint_ && newest_->layers != manifest.layers)
@@ -349,7 +349,7 @@ class Build {
   int64_t clock_ = 0;
   std::string tree_;     ///< the template's whole root
   std::string content_;  ///< what of it goes into the layer
-  uint64_t tree_bytes_ = 0;
+  TreeSize size_;
 };
 
 bool almost_full(const std::string& path) {
@@ -357,9 +357,17 @@ bool almost_full(const std::string& path) {
   return ::statvfs(path.c_str(), &status) == 0 && status.f_bavail * status.f_frsize < kAlmostFull;
 }
 
-/// Programs say in many ways that there is no room.
-bool is_about_space(const base::Error& error) {
-  return error.err() == ENOSPC || error.message().contains("No space left on device");
+/// For when another program or the kernel said so: with the place and the way out.
+base::Error no_space(const Definition& definition, const Store& store, const BuildOptions& options) {
+  std::string state = store.state_dir(), where, hint = "a build works in memory: about 1 GiB has to be free";
+  if (almost_full(options.cache_dir)) {
+    where = " in " + options.cache_dir;
+    hint = "free some, or name another place with --cache-dir";
+  } else if (almost_full(state)) {
+    where = " in " + state;
+    hint = "`drover template gc --keep 1` frees what no box uses";
+  }
+  return base::error("no space left to build {}{}", definition.name, where).hint(hint);
 }
 
 }  // namespace
@@ -371,16 +379,7 @@ BuildResult build(base::Context& context, Store& store, const Definition& defini
     try {
       result = Build(context, store, definition, options).run();
     } catch (base::Error& error) {
-      std::string full = almost_full(store.state_dir())   ? store.state_dir()
-                         : almost_full(options.cache_dir) ? options.cache_dir
-                                                          : "";
-      if (!full.empty() || is_about_space(error))
-        throw base::error("no space left to build {}{}", definition.name, full.empty() ? "" : " in " + full)
-            .hint(
-                "a build needs about 1 GiB of memory and 300 MiB in the state directory; `drover template "
-                "gc` "
-                "frees some")
-            .context(error.message());
+      if (error.message().contains("No space left on device")) throw no_space(definition, store, options);
       error.context("building " + definition.name);
       throw;
     }

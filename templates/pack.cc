@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -26,6 +27,9 @@ constexpr unsigned kLastId = 65'535;
 // zstd 3 in clusters of 32 KiB: of a 122 MB tree 55 MB in 2.1 s on 2 cores; lz4hc 70 MB in 1.0 s,
 // zstd 6 52 MB in 5.5 s (erofs-utils 1.8.6).
 constexpr const char* kCompression = "-zzstd,level=3";
+constexpr uint64_t kBlock = 4096;
+/// An inode, its name and its extended attributes.
+constexpr uint64_t kMostOfAnEntry = 512;
 constexpr const char* kCluster = "-C32768";
 
 struct stat status_of(const std::string& path) {
@@ -92,6 +96,16 @@ void remove_overlay_notes(const std::string& path, const std::string& lower) {
       throw base::sys_error("cannot remove {} of {}", name, path);
 }
 
+/// mkfs.erofs (1.8.6) does not end when it cannot write: it waits for itself.
+void require_space(const std::string& directory, uint64_t bytes) {
+  struct statvfs status;
+  if (::statvfs(directory.c_str(), &status) != 0) throw base::sys_error("cannot look at {}", directory);
+  if (uint64_t free = status.f_bavail * status.f_frsize; free < bytes)
+    throw base::error("no space left in {}: a layer of up to {} is to be written, {} are free", directory,
+                      base::human_size(bytes), base::human_size(free))
+        .hint("`drover template gc --keep 1` frees what no box uses");
+}
+
 std::string uuid_from(const std::string& seed) {
   std::string hex = base::sha256_hex(seed);
   return std::format("{}-{}-4{}-8{}-{}", hex.substr(0, 8), hex.substr(8, 4), hex.substr(12, 3),
@@ -109,8 +123,8 @@ void reduce_upper(const std::string& upper, const std::string& lower) {
   }
 }
 
-uint64_t settle(const std::string& root, int64_t clock) {
-  uint64_t bytes = 0;
+TreeSize settle(const std::string& root, int64_t clock) {
+  TreeSize size;
   std::vector<std::string> paths = paths_below(root);
   paths.push_back(root);
   for (const std::string& path : paths) {
@@ -123,17 +137,20 @@ uint64_t settle(const std::string& root, int64_t clock) {
       throw base::error("{} belongs to {}:{}, but a box only has the ids up to {}", path.substr(root.size()),
                         status.st_uid, status.st_gid, kLastId)
           .hint("give it to another user in the definition's commands");
-    if (S_ISREG(status.st_mode)) bytes += static_cast<uint64_t>(status.st_size) / status.st_nlink;
+    uint64_t bytes = S_ISREG(status.st_mode) ? static_cast<uint64_t>(status.st_size) / status.st_nlink : 0;
+    size.bytes += bytes;
+    size.most_packed += (bytes + kBlock - 1) / kBlock * kBlock + kMostOfAnEntry;
     if (status.st_mtim.tv_sec < clock) continue;
     const timespec times[2] = {{.tv_sec = clock, .tv_nsec = 0}, {.tv_sec = clock, .tv_nsec = 0}};
     if (::utimensat(AT_FDCWD, path.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0)
       throw base::sys_error("cannot set the time of {}", path);
   }
-  return bytes;
+  return size;
 }
 
 Layer pack(base::Context& context, const std::string& root, int64_t clock, const std::string& seed,
-           const std::string& file) {
+           uint64_t most, const std::string& file) {
+  require_space(std::filesystem::path(file).parent_path(), most);
   {
     base::Phase phase(context.progress, "pack");
     context.runner.run(

@@ -70,11 +70,15 @@ std::string last_lines(const std::string& text) {
 }
 
 std::string apt_sentence(const std::string& output, const std::string& otherwise) {
+  std::string sentence;
   for (const std::string& line : lines_of(output)) {
+    // That is the cause, whatever else it led to.
+    if (line.contains("No space left on device")) sentence = line;
     for (std::string_view mark : {"E: ", "dpkg: error: ", "dpkg: error "})
-      if (line.starts_with(mark)) return line.substr(mark.size());
+      if (sentence.empty() && line.starts_with(mark)) sentence = line.substr(mark.size());
   }
-  return otherwise;
+  sentence.erase(sentence.find_last_not_of(" :") + 1);
+  return sentence.empty() ? otherwise : sentence;
 }
 
 }  // namespace templates

@@ -125,7 +125,7 @@ TEST_F(TreeTest, TimesAreNotLaterThanTheClock) {
   const timespec old[2] = {{.tv_sec = 1000, .tv_nsec = 0}, {.tv_sec = 1000, .tv_nsec = 0}};
   ASSERT_EQ(::utimensat(AT_FDCWD, (root() + "/old").c_str(), old, 0), 0);
   fs::create_symlink("nowhere", root() + "/link");
-  EXPECT_EQ(settle(root(), 5000), 0u);
+  EXPECT_EQ(settle(root(), 5000).bytes, 0u);
   for (const auto& [path, time] : {std::pair{"/new", 5000}, {"/old", 1000}, {"/link", 5000}, {"", 5000}}) {
     struct stat status;
     ASSERT_EQ(::lstat((root() + path).c_str(), &status), 0);
@@ -137,7 +137,19 @@ TEST_F(TreeTest, TimesAreNotLaterThanTheClock) {
 TEST_F(TreeTest, HardLinksAreCountedOnce) {
   put("/a", std::string(1000, 'x'));
   fs::create_hard_link(root() + "/a", root() + "/b");
-  EXPECT_EQ(settle(root(), 5000), 1000u);
+  EXPECT_EQ(settle(root(), 5000).bytes, 1000u);
+}
+
+TEST_F(TreeTest, AnImageIsNeverLargerThanForeseen) {
+  for (int i = 0; i < 300; ++i)
+    put(std::format("/dir{}/a-file-with-a-long-name-{}", i % 7, i), std::string(i * 37, 'x'));
+  uint64_t most = settle(root(), 5000).most_packed;
+  TestContext test;
+  Layer layer = pack(test.context, root(), 5000, "seed", most, directory_.path() + "/image");
+  EXPECT_LE(layer.bytes, most);
+  EXPECT_TRUE(thrown([&] {
+                pack(test.context, root(), 5000, "seed", uint64_t{1} << 60, directory_.path() + "/image");
+              }).contains("no space left in"));
 }
 
 TEST_F(TreeTest, OnlyWhatSaysSomethingNewStaysInAnUpper) {
