@@ -107,6 +107,9 @@ void in_child(const std::string& what, const std::string& log, const std::string
     // With this process CRIU's request socket goes: CRIU then lets the box be and ends.
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);
+    // Ctrl-C goes to every process of the terminal's group. CRIU would die of it with its parasite
+    // still in the box.
+    ::setsid();
     // CRIU inherits it, what it restores does not: so it tells whether CRIU is at work.
     ::flock(guard.get(), LOCK_EX);
     ::fcntl(guard.get(), F_SETFD, 0);
