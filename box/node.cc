@@ -68,6 +68,10 @@ Paths arriving_paths_of(const base::Context& context, std::string_view name) {
   return make_paths(context, "arriving", name);
 }
 
+void make_run_directory(const base::Context& context, const Paths& paths) {
+  for (const std::string& dir : {context.run_dir, context.run_dir + "/boxes", paths.run}) base::make_directories(dir, 0711);
+}
+
 std::optional<Lock> try_lock_box(const base::Context& context, std::string_view name) {
   check_name(name);
   base::Fd fd = lock_file(context, "box-" + std::string(name));

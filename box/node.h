@@ -30,6 +30,9 @@ Paths paths_of(const base::Context& context, std::string_view name);
 /// The same for a box that is on its way here.
 Paths arriving_paths_of(const base::Context& context, std::string_view name);
 
+/// Makes `paths.run`, which the box's own ids must be able to pass through.
+void make_run_directory(const base::Context& context, const Paths& paths);
+
 /// Held while a box is changed; one holder at a time on this node. Gone with its process.
 class [[nodiscard]] Lock {
  public:

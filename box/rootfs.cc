@@ -124,8 +124,7 @@ void make_private_layer(const Paths& paths) {
 void mount_root(const base::Context& context, const Config& config, const Paths& paths) {
   const Lock lock = lock_layers(context);
   const templates::Store store(context.state_dir);
-  base::make_directories(context.run_dir + "/boxes", 0711);
-  base::make_directories(paths.run, 0711);
+  make_run_directory(context, paths);
   base::make_directories(paths.root, 0711);
   const base::Fd map = id_map(config.id_base);
 

@@ -99,6 +99,7 @@ class DestinationNode {
     base::fsync_path(context_.state_dir + "/arriving");
     base::pause_point("destination.arriving");
     // All that does not depend on the box's last moments is ready before it is frozen.
+    box::make_run_directory(context_, paths_);
     base::make_directories(paths_.images, 0700);
     base::make_directories(context_.run_dir + "/log", 0700);
     box::set_up_cable(hello_.config);
