@@ -69,7 +69,8 @@ Paths arriving_paths_of(const base::Context& context, std::string_view name) {
 }
 
 void make_run_directory(const base::Context& context, const Paths& paths) {
-  for (const std::string& dir : {context.run_dir, context.run_dir + "/boxes", paths.run}) base::make_directories(dir, 0711);
+  for (const std::string& dir : {context.run_dir, context.run_dir + "/boxes", paths.run})
+    base::make_directories(dir, 0711);
 }
 
 std::optional<Lock> try_lock_box(const base::Context& context, std::string_view name) {

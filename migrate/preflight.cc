@@ -233,11 +233,15 @@ Hello inspect_source(const base::Context& context, const box::Status& status) {
   hello.criu = require_criu();
   hello.cpu_flags = cpu_flags();
   if (auto foreign = box::foreign_processes(group); !foreign.empty()) {
-    std::string command =
-        base::read_file_if_exists("/proc/" + std::to_string(foreign[0]) + "/comm").value_or("?\n");
+    // That is drover-node, which waits in the box for the command.
+    std::string pid = std::to_string(foreign.front());
+    const std::string children =
+        base::read_file_if_exists("/proc/" + pid + "/task/" + pid + "/children").value_or("");
+    if (!children.empty()) pid = children.substr(0, children.find(' '));
+    std::string command = base::read_file_if_exists("/proc/" + pid + "/comm").value_or("?\n");
     command.pop_back();
     throw base::error("box {} runs {} (pid {}), which was started from outside by `box exec`",
-                      status.config.name, command, foreign[0])
+                      status.config.name, command, pid)
         .hint("end it: its terminal and its parent are on this node and cannot move");
   }
   hello.memory_bytes = memory_of(group.pids());

@@ -106,8 +106,20 @@ class SourceNode {
   [[nodiscard]] bool given() const { return given_; }
   /// The box goes on here. False: not all of it could be undone.
   bool roll_back(const base::Error& cause) {
+    const bool complete = undo_.roll_back();  // first: over a dead link the other node is not told soon
     wire_.send_failed(cause.message(), cause.hint());
-    return undo_.roll_back();
+    return complete;
+  }
+  /// What the operator is told of an error.
+  base::Error explain(const base::Error& e) {
+    if (!e.message().starts_with("the other node") || greeted_ ||
+        e.message().starts_with("the other node failed"))
+      return naming(request_.to, e);
+    if (wire_.bytes_received() == 0) return transport_.unreachable();
+    return naming(request_.to, e)
+        .hint(
+            "drover-node has to be the only one that says something there: start-up files of the shell must "
+            "not");
   }
   void count_wire() { report_.wire_bytes = wire_.wire_bytes(); }
 
@@ -127,6 +139,7 @@ class SourceNode {
   State layers() {
     const Step step(*this, "layers");
     auto offer = wire_.expect_json(Frame::kOffer, kPatience);
+    greeted_ = true;
     if (offer.at("missing_layers").empty()) return State::kRounds;
     // On a connection of its own, since it is the same as `template copy`.
     Transport copy(request_.rsh, request_.to, {"drover-node", "template", "receive"});
@@ -162,6 +175,7 @@ class SourceNode {
     base::make_directories(context_.run_dir + "/log", 0700);
     const auto init = box::find_init(group_);
     if (!init) throw base::error("box {} has ended while it was being moved", name_);
+    base::check_interrupt();
     box::Gate gate(box::host_end_name(name_));
     frozen_at_ = Clock::now();
     gate.shut();
@@ -207,11 +221,27 @@ class SourceNode {
     base::pause_point("source.prepared");
     base::check_interrupt();
     // The commit point: from this record on, the box is the destination's.
-    move_->advance(paths_, box::MoveStep::kGiven);
+    give();
     undo_.commit();
     given_ = true;
     base::pause_point("source.given");
     return State::kFinish;
+  }
+
+  /// Where the record could not be written for certain but is there, the other node may have been
+  /// told of it: then the box stays frozen, and `recover` reads what there is.
+  void give() {
+    try {
+      move_->advance(paths_, box::MoveStep::kGiven);
+    } catch (base::Error& e) {
+      auto found = box::find_move(paths_);
+      if (found && found->step != box::MoveStep::kGiven) throw;
+      undo_.commit();
+      given_ = true;
+      throw std::move(e)
+          .hint("look at the disk, then run `drover-node recover` here")
+          .exit(base::Exit::kNeedsRecover);
+    }
   }
 
   // from: kDecide. to: kDone.
@@ -282,6 +312,7 @@ class SourceNode {
   TreeSnapshot sent_;  ///< what the destination has of the private layer
   std::optional<box::Move> move_;
   std::optional<Clock::time_point> frozen_at_;
+  bool greeted_ = false;  ///< the other node has answered
   bool given_ = false;
   base::Undo undo_;
 };
@@ -302,7 +333,8 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
   try {
     source.run();
     report.outcome = Outcome::kMoved;
-  } catch (base::Error& e) {
+  } catch (const base::Error& thrown) {
+    base::Error e = source.explain(thrown);
     if (!source.given()) {
       const bool undone = source.roll_back(e);
       report.outcome = undone ? Outcome::kRolledBack : Outcome::kFailed;
@@ -315,7 +347,7 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
     }
     source.count_wire();
     report.total_ms = ms_since(start);
-    throw;
+    throw e;
   }
   source.count_wire();
   report.total_ms = ms_since(start);

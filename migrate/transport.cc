@@ -1,5 +1,10 @@
 #include "migrate/transport.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/error.h"
@@ -8,14 +13,33 @@ namespace migrate {
 namespace {
 
 struct Started {
-  base::Fd in, out;
+  base::Fd in, out, talk;
   base::Child child;
 };
 
 Started start(const std::vector<std::string>& argv) {
   base::Pipe to = base::make_pipe(), from = base::make_pipe();
-  base::Child child = base::Child::start(argv, to.read.get(), from.write.get(), -1);
-  return {std::move(from.read), std::move(to.write), std::move(child)};
+  base::Fd talk(::memfd_create("transport", MFD_CLOEXEC));
+  if (!talk) throw base::sys_error("cannot make a memory file");
+  try {
+    base::Child child = base::Child::start(argv, to.read.get(), from.write.get(), talk.get());
+    return {std::move(from.read), std::move(to.write), std::move(talk), std::move(child)};
+  } catch (base::Error& e) {
+    throw std::move(e).hint("it is what reaches the other node: ssh, or what --rsh names");
+  }
+}
+
+/// The last line, without what could steer a terminal.
+std::string last_line(int fd) {
+  std::array<char, 4096> end{};
+  const off_t size = ::lseek(fd, 0, SEEK_END);
+  const ssize_t got =
+      ::pread(fd, end.data(), end.size(), std::max<off_t>(0, size - static_cast<off_t>(end.size())));
+  std::string text(end.data(), got > 0 ? static_cast<size_t>(got) : 0);
+  text.erase(text.find_last_not_of(" \r\n") + 1);
+  text.erase(0, text.rfind('\n') + 1);
+  std::ranges::replace_if(text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+  return text;
 }
 
 }  // namespace
@@ -74,10 +98,11 @@ std::vector<std::string> remote_argv(const std::vector<std::string>& rsh, const 
 
 Transport::Transport(const std::vector<std::string>& rsh, const std::string& node,
                      const std::vector<std::string>& command)
-    : child_([&] {
+    : node_(node), rsh_(rsh), child_([&] {
         Started s = start(remote_argv(rsh, node, command));
         in_ = std::move(s.in);
         out_ = std::move(s.out);
+        talk_ = std::move(s.talk);
         return std::move(s.child);
       }()) {}
 
@@ -86,9 +111,36 @@ void Transport::finish() {
   child_.wait(std::chrono::seconds(10));
 }
 
-base::Error unreachable(const std::string& node, const base::Error& cause) {
-  return base::error("cannot reach drover-node on {}: {}", node, cause.message())
-      .hint("try `ssh " + node + " drover-node --version`: it must answer without asking for anything");
+base::Error Transport::unreachable() {
+  const auto status = child_.wait(std::chrono::seconds(1));
+  std::string why = last_line(talk_.get());
+  if (why.empty())
+    why = rsh_.front() + (status ? " ended with status " + std::to_string(*status) : " brought no answer");
+  const std::string program = rsh_ == rsh_words("") ? "ssh" : base::quoted(rsh_);
+  return base::error("cannot reach drover-node on {}: {}", node_, why)
+      .hint("try `" + program + " " + node_ +
+            " drover-node --version`: it must answer without asking for anything");
+}
+
+base::Error naming(const std::string& node, const base::Error& e) {
+  constexpr std::string_view kOther = "the other node", kFailed = "the other node failed: ";
+  constexpr std::string_view kRefused =
+      "the other end refused: ";  // templates/transfer.cc: with its hint in brackets
+  std::string text = e.message(), hint = e.hint();
+  if (text.starts_with(kFailed) || text.starts_with(kRefused)) {
+    if (size_t at = text.rfind(" (");
+        text.starts_with(kRefused) && at != std::string::npos && text.ends_with(')')) {
+      hint = text.substr(at + 2, text.size() - at - 3);
+      text.erase(at);
+    }
+    text.erase(0, text.find(": ") + 2);
+    if (!text.contains(node)) text.insert(0, node + ": ");
+  } else if (text.starts_with(kOther)) {
+    text.replace(0, kOther.size(), node);
+  }
+  base::Error named(std::move(text));
+  for (const auto& context : e.contexts()) named.context(context);
+  return std::move(named).hint(std::move(hint)).exit(e.exit());
 }
 
 }  // namespace migrate

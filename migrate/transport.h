@@ -23,13 +23,19 @@ class Transport {
   [[nodiscard]] int out() const { return out_.get(); }
   /// Closes our end and lets the other one finish.
   void finish();
+  /// For a connection on which nothing came: that the node cannot be reached, and why, in the transport's
+  /// words.
+  [[nodiscard]] base::Error unreachable();
 
  private:
+  std::string node_;
+  std::vector<std::string> rsh_;
   base::Fd in_, out_;
+  base::Fd talk_;  ///< its stderr, where the other node says once more what it has sent us
   base::Child child_;
 };
 
-/// What the other side of a failed connection is called in messages, with a hint.
-base::Error unreachable(const std::string& node, const base::Error& cause);
+/// `e` for the operator: the other node has its name in it, and what it said stands for itself.
+base::Error naming(const std::string& node, const base::Error& e);
 
 }  // namespace migrate

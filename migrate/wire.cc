@@ -133,11 +133,11 @@ void Wire::write(std::span<const std::byte> bytes) {
 
 /// Where the other node gave up, it may have said why before it closed.
 void Wire::fail_send(std::string sentence, int err) {
-  if (auto why = last_words()) throw error("{}", *why);
+  if (auto why = last_words()) throw std::move(*why);
   throw base::Error(std::move(sentence), err);
 }
 
-std::optional<std::string> Wire::last_words() {
+std::optional<base::Error> Wire::last_words() {
   auto deadline = steady_clock::now() + kLastWords;
   try {
     while (true) {
@@ -146,7 +146,7 @@ std::optional<std::string> Wire::last_words() {
       // What it said before it failed is of no more use.
     }
   } catch (const base::Error& e) {
-    if (e.message().starts_with("the other node failed")) return e.message();
+    if (e.message().starts_with("the other node failed")) return e;
   }
   return std::nullopt;
 }

@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
+
 namespace migrate {
 
 /// What a frame is about: its first byte on the wire (docs/formats/move-wire.md). A number is
@@ -102,7 +104,7 @@ class Wire {
   void read(std::span<std::byte> out, Deadline deadline, std::string_view awaited);
   bool ready(int fd, short events, Deadline deadline);  ///< false: the deadline passed
   [[noreturn]] void fail_send(std::string sentence, int err);
-  std::optional<std::string> last_words();
+  std::optional<base::Error> last_words();
 
   int in_, out_;
   int in_flags_, out_flags_;  ///< as they were before us
