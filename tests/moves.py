@@ -1,5 +1,6 @@
 """What the tests of moves share: boxes, their clients, a move that stops half-way, and what must be true afterwards."""
 
+import contextlib
 import json
 import os
 import signal
@@ -196,15 +197,19 @@ class Halted:
         return side if pid and state(pid) == "T" and len(self.pids) == 3 else None
 
     def kill(self, victim):
-        os.kill(self.pids[victim], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pids[victim], signal.SIGKILL)
         if victim == "source":
             self.child.wait(10)
+
+    def resume(self):
+        if state(self.pids[self.stopped]) == "T":
+            os.kill(self.pids[self.stopped], signal.SIGCONT)
 
     def go_on(self):
         """Lets the side that stopped go on, unless it was killed, and waits until both have ended.
         Returns the source's exit status."""
-        if state(self.pids[self.stopped]) == "T":
-            os.kill(self.pids[self.stopped], signal.SIGCONT)
+        self.resume()
         self.out, self.err = self.child.communicate(timeout=110)
         until("the destination's side ends", lambda: state(self.pids["destination"]) in (None, "Z"), timeout=110)
         return self.child.returncode
