@@ -176,6 +176,7 @@ class SourceNode {
     const auto init = box::find_init(group_);
     if (!init) throw base::error("box {} has ended while it was being moved", name_);
     base::check_interrupt();
+    wire_.expect_silence();
     box::Gate gate(box::host_end_name(name_));
     frozen_at_ = Clock::now();
     gate.shut();
@@ -220,6 +221,7 @@ class SourceNode {
   State decide() {
     base::pause_point("source.prepared");
     base::check_interrupt();
+    wire_.expect_silence();
     // The commit point: from this record on, the box is the destination's.
     give();
     undo_.commit();
@@ -347,7 +349,7 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
     }
     source.count_wire();
     report.total_ms = ms_since(start);
-    throw e;
+    throw std::move(e);
   }
   source.count_wire();
   report.total_ms = ms_since(start);

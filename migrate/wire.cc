@@ -229,6 +229,13 @@ nlohmann::json Wire::expect_json(Frame type, milliseconds timeout) {
   return parse_json(message);
 }
 
+void Wire::expect_silence() {
+  pollfd heard = {.fd = in_, .events = POLLIN, .revents = 0};
+  if (::poll(&heard, 1, 0) <= 0) return;
+  Message message = recv(kLastWords);
+  throw error("the other node sent \"{}\" where nothing was due", *frame_name(message.type));
+}
+
 nlohmann::json parse_json(const Message& message) {
   const char* text = reinterpret_cast<const char*>(message.bytes.data());
   auto json = nlohmann::json::parse(text, text + message.bytes.size(), nullptr, /*allow_exceptions=*/false);

@@ -89,6 +89,10 @@ class Wire {
   /// The next frame must be of this type and hold one JSON object.
   nlohmann::json expect_json(Frame type, std::chrono::milliseconds timeout);
 
+  /// For before a step that cannot be taken lightly: throws what the other node has said, or that it has
+  /// closed the connection, as far as that is known here. Does not wait.
+  void expect_silence();
+
   /// Called at least twice a second during every wait; may throw. For base::check_interrupt, until
   /// the commit point.
   void on_wait(std::function<void()> hook) { hook_ = std::move(hook); }
