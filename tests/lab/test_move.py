@@ -260,8 +260,7 @@ def test_own_firewall_and_routes(lab, make_box):
     box.exec("ip", "route", "add", "192.0.2.0/24", "via", "10.77.0.250")
     box.exec("ip", "-6", "route", "add", "2001:db8::/64", "via", "fd77::250")
     box.exec("ip", "link", "add", "inner", "type", "bridge")
-    box.exec("ip", "addr", "add", "198.51.100.1/24", "dev", "inner")
-    box.exec("ip", "link", "set", "inner", "up")
+    box.exec("ip", "addr", "add", "198.51.100.1/24", "dev", "eth0")
     look = [["nft", "list", "ruleset"], ["ip", "-o", "link"], ["ip", "-o", "addr"], ["ip", "route"],
             ["ip", "-6", "route"], ["ip", "rule"]]
     old = [seen(box, words) for words in look]
@@ -275,8 +274,7 @@ def seen(box, words):
     """What a command in the box prints, without what differs from one moment to the next."""
     text = box.exec(*words).stdout
     text = re.sub(r"counter packets \d+ bytes \d+", "counter", text)
-    # A bridge without ports has a carrier only until something makes the kernel look.
-    text = re.sub(r"@if\d+|link-netnsid \d+|\b(NO-CARRIER|LOWER_UP|UP)\b|[<,>]|tentative (?=proto kernel_ll)|linkdown|state \S+", "", text)
+    text = re.sub(r"@if\d+|link-netnsid \d+", "", text)
     return sorted(line.strip() for line in text.splitlines())
 
 
