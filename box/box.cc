@@ -264,11 +264,12 @@ void start_locked(const base::Context& context, const Config& config) {
     set_up_outside(context, config, paths);
     set_up_cable(config);
     const pid_t init = create_container(context, config, paths);
-    move_into(other_end_name(name), netns_of(init).get(), {config.mac, config.addresses, config.gateways});
+    const base::Fd netns = netns_of(init);  // stays, should its init end at once
+    move_into(other_end_name(name), netns.get(), {config.mac, config.addresses, config.gateways});
     base::check_interrupt();
     start_container(context, config, paths);
     open_network(config);
-    announce_box(config, init);
+    announce_box(config, netns.get());
     base::write_file(paths.started, std::to_string(init) + "\n");
     undo.commit();
   });

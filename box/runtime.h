@@ -19,7 +19,7 @@ base::Fd netns_of(pid_t init);
 /// Lets the box's own frames pass.
 void open_network(const Config& config);
 /// Tells the network where the box is now, and lets the box look at the network afresh.
-void announce_box(const Config& config, pid_t init);
+void announce_box(const Config& config, int netns_fd);
 
 /// Everything of a box that a reboot would take away: processes, veth, rules, mounts. Safe to
 /// repeat, and safe on what was never there.

@@ -46,7 +46,7 @@ void take_over(const base::Context& context, const std::string& name, const std:
     box::Gate gate(box::host_end_name(name));
     gate.open();
     group.thaw();
-    box::announce_box(config, *init);
+    box::announce_box(config, box::netns_of(*init).get());
     if (resumed) resumed();
     base::pause_point("destination.running");
     base::remove_tree(paths.images);
