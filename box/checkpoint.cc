@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "box/images.h"
 
 namespace box {
 namespace {
@@ -215,6 +216,7 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
 
 pid_t Criu::restore(const RestoreRequest& request) {
   base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
+  forget_link_state(images.get());
   share_images(request.images, request.id_base);
   const Cgroup group(request.cgroup);
   // At pre-resume everything is restored and each task stands, traced, at its last system call of
