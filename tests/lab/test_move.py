@@ -270,6 +270,21 @@ def test_own_firewall_and_routes(lab, make_box):
             assert "\n".join(seen(box, words)) == "\n".join(was)
 
 
+@pytest.mark.limit(120)
+def test_bridge_without_ports(lab, make_box):
+    """As Docker has one. Its routes say that its link is down, which no route can be made with."""
+    box = make_box("bridged", "debian-13", 29).answers(22)
+    box.exec("ip", "link", "add", "inner", "type", "bridge")
+    box.exec("ip", "addr", "add", "198.51.100.1/24", "dev", "inner")
+    box.exec("ip", "addr", "add", "2001:db8::1/64", "dev", "inner")
+    box.exec("ip", "link", "set", "inner", "up")
+    for _ in range(3):
+        box.migrate()
+        for family, network in (("-4", "198.51.100.0/24"), ("-6", "2001:db8::/64")):
+            assert network in box.exec("ip", family, "route", "show", "dev", "inner").stdout
+    assert "linkdown" in box.exec("ip", "route").stdout
+
+
 def seen(box, words):
     """What a command in the box prints, without what differs from one moment to the next."""
     text = box.exec(*words).stdout
