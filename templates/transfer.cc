@@ -40,7 +40,9 @@ void put(std::string& to, uint64_t number, size_t width) {
 /// Takes numbers and texts off a message, and notices when it is too short.
 class Cutter {
  public:
+  /// `data` has to outlive it.
   explicit Cutter(std::string_view data) : data_(data) {}
+  explicit Cutter(std::string&&) = delete;
 
   std::string_view text(size_t size) {
     if (size > data_.size()) throw base::error("the other end sent a message that is too short");
@@ -176,7 +178,8 @@ void send_layer(Channel& channel, const Store& store, const Layer& layer, size_t
 /// Writes a layer beside the store, then hands it over whole.
 void receive_layer(Channel& channel, Store& store, const Layer& layer, size_t index, const Store::Hold& hold,
                    const std::function<void(uint64_t)>& at) {
-  Cutter head(channel.expect(Type::kLayer, 10));
+  std::string payload = channel.expect(Type::kLayer, 10);
+  Cutter head(payload);
   if (head.number(2) != index || head.number(8) != layer.bytes)
     throw base::error("the other end sent another layer than {}", layer.digest);
   base::TempDir directory = base::TempDir::make(store.scratch_dir(), "layer-");
