@@ -359,12 +359,12 @@ bool almost_full(const std::string& path) {
 
 /// For when another program or the kernel said so: with the place and the way out.
 base::Error no_space(const Definition& definition, const Store& store, const BuildOptions& options) {
-  std::string state = store.state_dir(), where, hint = "a build works in memory: about 1 GiB has to be free";
+  std::string where, hint = "a build works in memory: about 1 GiB has to be free";
   if (almost_full(options.cache_dir)) {
     where = " in " + options.cache_dir;
     hint = "free some, or name another place with --cache-dir";
-  } else if (almost_full(state)) {
-    where = " in " + state;
+  } else if (almost_full(store.state_dir())) {
+    where = " in " + store.state_dir();
     hint = "`drover template gc --keep 1` frees what no box uses";
   }
   return base::error("no space left to build {}{}", definition.name, where).hint(hint);
