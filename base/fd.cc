@@ -67,7 +67,7 @@ std::optional<Fd> open_if_exists(const std::string& path, int flags) {
   try {
     return open(path, flags);
   } catch (const Error& e) {
-    if (e.err() == ENOENT) return std::nullopt;
+    if (e.err() == ENOENT || e.err() == ESRCH) return std::nullopt;
     throw;
   }
 }
@@ -124,7 +124,12 @@ std::string read_file(const std::string& path, size_t limit) {
 std::optional<std::string> read_file_if_exists(const std::string& path, size_t limit) {
   auto fd = open_if_exists(path, O_RDONLY);
   if (!fd) return std::nullopt;
-  return read_all(fd->get(), path, limit);
+  try {
+    return read_all(fd->get(), path, limit);
+  } catch (const Error& e) {
+    if (e.err() == ESRCH) return std::nullopt;
+    throw;
+  }
 }
 
 void write_file(const std::string& path, std::string_view text) {

@@ -38,7 +38,7 @@ class [[nodiscard]] Fd {
 /// openat(2) with O_CLOEXEC; throws "cannot open PATH: …". `mode` is for O_CREAT.
 Fd open(const std::string& path, int flags, mode_t mode = 0600);
 Fd open_at(int dir, const std::string& path, int flags, mode_t mode = 0600);
-/// The same, with nullopt for ENOENT.
+/// The same, with nullopt for ENOENT, and in /proc for ESRCH: the process has ended.
 std::optional<Fd> open_if_exists(const std::string& path, int flags);
 
 /// Opens below `dir` and nowhere else, through no symbolic link (openat2(2)): for trees that
@@ -61,6 +61,7 @@ void write_full(int fd, std::string_view data, std::string_view what);
 
 /// Whole small files. `limit` bounds what is read: more is an Error.
 std::string read_file(const std::string& path, size_t limit = 64 << 20);
+/// The same, with nullopt as open_if_exists().
 std::optional<std::string> read_file_if_exists(const std::string& path, size_t limit = 64 << 20);
 /// Writes in place, without fsync: for /proc, /sys and scratch files.
 void write_file(const std::string& path, std::string_view text);

@@ -31,6 +31,26 @@ std::string Sha256::hex() {
   return text;
 }
 
+struct Blake2b::State {
+  crypto_generichash_state sodium;
+};
+
+Blake2b::Blake2b() : state_(std::make_unique<State>()) {
+  crypto_generichash_init(&state_->sodium, nullptr, 0, Digest{}.size());
+}
+Blake2b::~Blake2b() = default;
+
+void Blake2b::add(std::span<const std::byte> data) {
+  crypto_generichash_update(&state_->sodium, reinterpret_cast<const unsigned char*>(data.data()),
+                            data.size());
+}
+
+Blake2b::Digest Blake2b::digest() {
+  Digest digest;
+  crypto_generichash_final(&state_->sodium, reinterpret_cast<unsigned char*>(digest.data()), digest.size());
+  return digest;
+}
+
 std::string sha256_hex(std::string_view text) {
   Sha256 hash;
   hash.add(std::as_bytes(std::span(text)));

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -15,6 +16,20 @@ class Sha256 {
   ~Sha256();
   void add(std::span<const std::byte> data);
   [[nodiscard]] std::string hex();  ///< 64 digits; once, at the end
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// BLAKE2b-512 (libsodium), given piece by piece.
+class Blake2b {
+ public:
+  using Digest = std::array<std::byte, 64>;
+  Blake2b();
+  ~Blake2b();
+  void add(std::span<const std::byte> data);
+  [[nodiscard]] Digest digest();  ///< once, at the end
 
  private:
   struct State;

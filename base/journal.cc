@@ -37,6 +37,7 @@ bool is_torn(std::string_view tail) {
 struct Content {
   std::vector<nlohmann::json> records;
   size_t good = 0;  ///< bytes of whole records; what follows is torn
+  size_t last = 0;  ///< where the last whole one begins
 };
 
 Content parse_all(std::string_view text, const std::string& path) {
@@ -52,6 +53,7 @@ Content parse_all(std::string_view text, const std::string& path) {
           .hint("restore it from a copy; nothing was changed");
     }
     content.records.push_back(std::move(*record));
+    content.last = content.good;
     content.good += size + 1;
   }
   return content;
@@ -61,14 +63,22 @@ Content parse_all(std::string_view text, const std::string& path) {
 
 Journal Journal::open(const std::string& path) {
   bool is_new = !exists(path);
-  Fd fd = base::open(path, O_RDWR | O_CREAT | O_APPEND, 0600);
+  Fd fd = base::open(path, O_RDWR | O_CREAT, 0600);
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) throw sys_error("cannot lock {}", path);
     throw error("{} is in use by another process", path).hint("wait until that has finished: fuser " + path);
   }
-  Content content = parse_all(read_file(path), path);
+  const std::string text = read_file(path);
+  Content content = parse_all(text, path);
   if (::ftruncate(fd.get(), static_cast<off_t>(content.good)) != 0)
     throw sys_error("cannot cut off the torn end of {}", path);
+  // The last record's writer may have died before its fsync, or been told that it failed: Linux then counts
+  // the page as written, and another fsync alone would be content with it (fsync(2), "Errors"). So it is
+  // written again, in its place, which needs no space.
+  const std::string_view last = std::string_view(text).substr(content.last, content.good - content.last);
+  if (::lseek(fd.get(), static_cast<off_t>(content.last), SEEK_SET) < 0)
+    throw sys_error("cannot write {}", path);
+  write_full(fd.get(), last, path);
   if (::fsync(fd.get()) != 0) throw sys_error("cannot write {} to disk", path);
   if (is_new) fsync_path(std::filesystem::absolute(path).parent_path());
   return {path, std::move(fd), std::move(content.records)};

@@ -14,10 +14,12 @@ namespace base {
 /// a damaged record is an Error, never skipped.
 class Journal {
  public:
-  /// Opens or creates; the directory is fsync'd when the file is new. One process at a
-  /// time: an Error when another one (or this one) has it open.
+  /// Opens or creates; the directory is fsync'd when the file is new. All records are on disk then,
+  /// whatever became of their writer. One process at a time: an Error when another one (or this one) has it
+  /// open.
   static Journal open(const std::string& path);
-  /// A look at the whole records, without opening it for oneself; none when there is no file.
+  /// A look at the whole records, without opening it for oneself; none when there is no file. The last one
+  /// may not be on disk yet.
   static std::vector<nlohmann::json> read(const std::string& path);
 
   /// After an Error here nothing more can be appended: what the disk holds is not known

@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -127,6 +128,7 @@ class Wire {
   }
 
   [[nodiscard]] int fd() const { return fd_.get(); }
+  base::Fd release() && { return std::move(fd_); }
   void send(const Bytes& frame) const {
     if (::send(fd_.get(), frame.data(), frame.size(), 0) != static_cast<ssize_t>(frame.size()))
       throw base::sys_error("cannot send on {}", link_);
@@ -218,9 +220,10 @@ Bridge look_at(const std::string& bridge) {
 
 }  // namespace
 
-void announce(int netns_fd, const Mac& mac, const std::vector<Address>& addresses) {
+base::Fd announce(int netns_fd, const Mac& mac, const std::vector<Address>& addresses) {
+  base::Fd used;
   in_netns(netns_fd, [&] {
-    const Wire wire("eth0", 0);
+    Wire wire("eth0", 0);
     bool v6 = false;
     for (const Address& address : addresses) {
       const std::span<const uint8_t> ip = address.bytes;
@@ -233,7 +236,9 @@ void announce(int netns_fd, const Mac& mac, const std::vector<Address>& addresse
       }
     }
     if (v6) wire.send(advertisement(mac, mac.link_local()));
+    used = std::move(wire).release();
   });
+  return used;
 }
 
 std::vector<Holder> probe(const std::string& bridge, const std::vector<Address>& addresses,

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "box/address.h"
 
 namespace box {
@@ -11,8 +12,9 @@ namespace box {
 /// IPv4 address a gratuitous ARP in both forms, request and reply (RFC 5227 section 3, RFC 5944 section 4.6),
 /// for each IPv6 address an unsolicited neighbour advertisement to all nodes (RFC 4861 section 7.2.6), one
 /// also for the link-local address. Switches learn the new port from any of these frames. eth0 must be up and
-/// its firewall open.
-void announce(int netns_fd, const Mac& mac, const std::vector<Address>& addresses);
+/// its firewall open. Returns the socket that it used: the kernel takes 12 ms to close one, and where
+/// somebody waits for the box, that can be done later.
+base::Fd announce(int netns_fd, const Mac& mac, const std::vector<Address>& addresses);
 
 struct Holder {
   Address address;

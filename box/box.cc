@@ -17,8 +17,10 @@
 #include "base/undo.h"
 #include "box/announce.h"
 #include "box/cgroup.h"
+#include "box/claims.h"
 #include "box/container.h"
 #include "box/firewall.h"
+#include "box/netns.h"
 #include "box/network.h"
 #include "box/ownership.h"
 #include "box/rootfs.h"
@@ -41,13 +43,6 @@ void sweep(const base::Context& context) {
     ::closedir(d);
   }
   for (const auto& entry : left) base::remove_tree(dir + "/" + entry);
-}
-
-std::string random_id() {
-  std::random_device random;
-  std::string id;
-  for (int i = 0; i < 4; ++i) id += std::format("{:08x}", static_cast<uint32_t>(random()));
-  return id;
 }
 
 /// The addresses as asked for; one without a prefix length gets that of the bridge's network.
@@ -104,18 +99,11 @@ std::vector<Address> choose_gateways(const CreateRequest& request, const std::ve
 
 /// No other box of this node, and nobody on its network, has what this box wants.
 void require_free(const base::Context& context, const Config& config) {
-  for (const auto& name : box_names(context)) {
-    auto other = find_config(context, name);
-    if (!other) continue;
-    if (other->mac == config.mac)
-      throw base::error("MAC {} belongs to box {}", config.mac.to_string(), name)
-          .hint("leave --mac out to get a new one");
-    for (const auto& mine : config.addresses)
-      for (const auto& theirs : other->addresses)
-        if (mine.same_host(theirs))
-          throw base::error("address {} belongs to box {}", mine.host(), name)
-              .hint("choose another one; `drover-node box list` shows those in use");
-  }
+  if (auto clash = find_clash(context, config))
+    throw base::error("{} belongs to box {}", clash->value, clash->box)
+        .hint(clash->what == Clash::What::kMac
+                  ? "leave --mac out to get a new one"
+                  : "choose another one; `drover-node box list` shows those in use");
   if (auto holders = probe(config.bridge, config.addresses); !holders.empty())
     throw base::error("address {} is in use on the network of {}, by {}", holders[0].address.host(),
                       config.bridge, holders[0].mac.to_string())
@@ -133,8 +121,12 @@ State state_of(const Paths& paths, const std::optional<Move>& move, std::optiona
         return State::kGiven;
       case MoveStep::kArriving:
       case MoveStep::kPrepared:
-      case MoveStep::kMine:
         return State::kArriving;
+      case MoveStep::kMine:
+      case MoveStep::kWhole:
+        return init && !group.frozen() ? State::kSettling : State::kArriving;
+      case MoveStep::kSaving:
+        return State::kSaving;
     }
   }
   if (!init) return base::exists(paths.run) ? State::kUnfinished : State::kStopped;
@@ -175,6 +167,13 @@ int signal_number(const std::string& name) {
 
 }  // namespace
 
+std::string random_id() {
+  std::random_device random;
+  std::string id;
+  for (int i = 0; i < 4; ++i) id += std::format("{:08x}", static_cast<uint32_t>(random()));
+  return id;
+}
+
 std::string_view to_string(State state) {
   switch (state) {
     case State::kStopped:
@@ -191,6 +190,10 @@ std::string_view to_string(State state) {
       return "given";
     case State::kArriving:
       return "arriving";
+    case State::kSettling:
+      return "settling";
+    case State::kSaving:
+      return "saving";
   }
   return "?";
 }
@@ -266,10 +269,11 @@ void start_locked(const base::Context& context, const Config& config) {
     const pid_t init = create_container(context, config, paths);
     const base::Fd netns = netns_of(init);  // stays, should its init end at once
     move_into(other_end_name(name), netns.get(), {config.mac, config.addresses, config.gateways});
+    use_plain_tcp(netns.get());
     base::check_interrupt();
     start_container(context, config, paths);
     open_network(config);
-    announce_box(config, netns.get());
+    announce_box(config, netns.get()).close();
     base::write_file(paths.started, std::to_string(init) + "\n");
     undo.commit();
   });
@@ -309,6 +313,15 @@ void destroy(const base::Context& context, const std::string& name, bool force) 
   if ((now.state == State::kRunning || now.state == State::kFrozen) && !force)
     throw base::error("box {} is running", name).hint("stop it first, or add --force");
   tear_down(context, paths, name);
+  try {
+    remember_destroyed(context, paths, config);
+  } catch (const base::Error& e) {
+    // On a full disk, say: only an answer is lost with it, and a destroy is what frees space.
+    base::warn(
+        "{}: a copy of box {} that waits elsewhere for this node's word needs `drover-node recover --drop` "
+        "there",
+        e.message(), name);
+  }
   remove_box_dir(context, paths.dir);
 }
 

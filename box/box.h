@@ -19,7 +19,9 @@ enum class State {
   kFrozen,      ///< held by the freezer with no move on record
   kLeaving,     ///< a move from here is under way, or was cut off before its commit point
   kGiven,       ///< another node owns it; `recover` cleans up here
-  kArriving,    ///< a move to here is under way, or was cut off
+  kArriving,    ///< a move to here, or a restore, is under way, or was cut off
+  kSettling,  ///< it has arrived and runs; the rest of its memory, or the last record of it, is still to come
+  kSaving,    ///< a checkpoint is being written, or was cut off
 };
 std::string_view to_string(State state);
 
@@ -27,7 +29,7 @@ struct Status {
   Config config;
   State state;
   pid_t init = 0;    ///< on the node; 0 when it does not run
-  std::string peer;  ///< the other node of a move
+  std::string peer;  ///< the other node of a move, or the file
 };
 
 struct CreateRequest {
@@ -61,6 +63,9 @@ std::string log_tail(const base::Context& context, const std::string& name, size
 
 /// Runs a command in the box with our stdin, stdout and stderr; returns its exit status.
 int exec(const base::Context& context, const std::string& name, const std::vector<std::string>& argv);
+
+/// 32 hex digits: of a box, of a move, of a checkpoint.
+std::string random_id();
 
 /// A box's directory goes, in one step as far as `list` can see.
 void remove_box_dir(const base::Context& context, const std::string& dir);

@@ -1,5 +1,6 @@
 #include "box/cgroup.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <sstream>
 
 #include "base/error.h"
@@ -34,13 +36,44 @@ std::string status_field(pid_t pid, std::string_view key) {
   return {};
 }
 
-/// pid in the innermost pid namespace, and how many namespaces deep it is.
-std::pair<pid_t, int> innermost_pid(pid_t pid) {
+/// Its pid in each pid namespace that it is in, from ours to its own.
+std::vector<pid_t> namespace_pids(pid_t pid) {
   std::istringstream in(status_field(pid, "NSpid"));
-  pid_t last = 0;
-  int depth = 0;
-  for (pid_t p; in >> p; ++depth) last = p;
-  return {last, depth};
+  std::vector<pid_t> pids;
+  for (pid_t p; in >> p;) pids.push_back(p);
+  return pids;
+}
+
+/// What a box's root gets of its group: what Linux names in /sys/kernel/cgroup/delegate, but for the files
+/// of controllers.
+constexpr const char* kDelegated[] = {"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"};
+
+/// Those of whose values cgroup_tree.cc takes some along.
+constexpr const char* kControllers[] = {"cpuset", "cpu", "io", "memory", "pids"};
+
+// So that a box cannot fill the kernel's memory with groups. A server with systemd has 50 of them, 5 deep.
+constexpr const char* kMostDescendants = "4096";
+constexpr const char* kMostDepth = "32";
+
+void collect_subgroups(const std::string& dir, const std::string& path, std::vector<std::string>& out) {
+  out.push_back(path);
+  std::unique_ptr<DIR, int (*)(DIR*)> entries(::opendir((dir + "/" + path).c_str()), ::closedir);
+  if (!entries) return;  // removed meanwhile
+  std::vector<std::string> children;
+  while (const dirent* e = ::readdir(entries.get()))
+    if (e->d_type == DT_DIR && std::string_view(e->d_name) != "." && std::string_view(e->d_name) != "..")
+      children.emplace_back(e->d_name);
+  std::ranges::sort(children);
+  for (const auto& child : children) collect_subgroups(dir, path.empty() ? child : path + "/" + child, out);
+}
+
+/// Gives controllers to the groups in a group. One that cannot be had is no error here: who needs it says so
+/// (cgroup_tree.cc). Away from the real root there are none for a group that has processes of its own.
+void hand_down_controllers(const std::string& dir) {
+  for (const char* controller : kControllers) {
+    std::ofstream file(dir + "/cgroup.subtree_control");
+    file << '+' << controller << std::flush;
+  }
 }
 
 std::string own_group() {
@@ -66,6 +99,16 @@ const std::string& cgroup_mount() {
 
 void Cgroup::create() const { base::make_directories(dir_, 0755); }
 
+void Cgroup::create_for_box() const {
+  create();
+  std::string above = cgroup_mount();
+  if (!dir_.starts_with(above + "/")) return;
+  while (above.size() < dir_.size()) {
+    hand_down_controllers(above);
+    above = dir_.substr(0, dir_.find('/', above.size() + 1));
+  }
+}
+
 void Cgroup::join(pid_t pid) const { base::write_file(dir_ + "/cgroup.procs", std::to_string(pid)); }
 
 bool Cgroup::populated() const {
@@ -80,9 +123,17 @@ bool Cgroup::frozen() const {
 
 std::vector<pid_t> Cgroup::pids() const {
   std::vector<pid_t> pids;
-  std::ifstream in(dir_ + "/cgroup.procs");
-  for (pid_t p; in >> p;) pids.push_back(p);
+  for (const auto& group : subgroups()) {
+    std::ifstream in(dir_ + "/" + group + "/cgroup.procs");
+    for (pid_t p; in >> p;) pids.push_back(p);
+  }
   return pids;
+}
+
+std::vector<std::string> Cgroup::subgroups() const {
+  std::vector<std::string> out;
+  collect_subgroups(dir_, "", out);
+  return out;
 }
 
 bool Cgroup::wait_for_event(std::string_view line, std::chrono::milliseconds timeout) const {
@@ -127,23 +178,49 @@ void Cgroup::keep() const {
   take(dir_);
 }
 
+void Cgroup::delegate(uid_t uid) const {
+  base::write_file(dir_ + "/cgroup.max.descendants", kMostDescendants);
+  base::write_file(dir_ + "/cgroup.max.depth", kMostDepth);
+  auto give = [&](const std::string& path) {
+    if (::lchown(path.c_str(), uid, uid) != 0) throw base::sys_error("cannot give {} to the box", path);
+  };
+  for (const char* file : kDelegated) give(dir_ + "/" + file);
+  give(dir_);
+}
+
 void Cgroup::kill_and_remove(std::chrono::milliseconds timeout) const {
   if (!base::exists(dir_)) return;
   base::write_file(dir_ + "/cgroup.kill", "1");
   require_event("populated 0", timeout);
   auto deadline = std::chrono::steady_clock::now() + timeout;
-  // Exited processes keep the group busy until their parent has reaped them.
-  while (::rmdir(dir_.c_str()) != 0 && errno != ENOENT) {
-    if (errno != EBUSY || std::chrono::steady_clock::now() > deadline)
-      throw base::sys_error("cannot remove {}", dir_);
-    ::usleep(2000);
+  auto groups = subgroups();
+  for (auto group = groups.rbegin(); group != groups.rend(); ++group) {
+    const std::string path = group->empty() ? dir_ : dir_ + "/" + *group;
+    // Exited processes keep the group busy until their parent has reaped them.
+    while (::rmdir(path.c_str()) != 0 && errno != ENOENT) {
+      if (errno != EBUSY || std::chrono::steady_clock::now() > deadline)
+        throw base::sys_error("cannot remove {}", path);
+      ::usleep(2000);
+    }
   }
 }
 
-std::optional<pid_t> find_init(const Cgroup& cgroup) {
+pid_t pid_in_box(pid_t pid) {
   // Deeper than two are namespaces that the box has made inside of itself.
+  auto pids = namespace_pids(pid);
+  return pids.size() < 2 ? 0 : pids[1];
+}
+
+std::map<pid_t, pid_t> processes_of(const Cgroup& cgroup) {
+  std::map<pid_t, pid_t> found;
+  for (const pid_t pid : cgroup.pids())
+    if (const pid_t inside = pid_in_box(pid); inside != 0) found.emplace(inside, pid);
+  return found;
+}
+
+std::optional<pid_t> find_init(const Cgroup& cgroup) {
   for (pid_t pid : cgroup.pids())
-    if (innermost_pid(pid) == std::pair(1, 2)) return pid;
+    if (pid_in_box(pid) == 1) return pid;
   return std::nullopt;
 }
 

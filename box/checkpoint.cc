@@ -7,18 +7,33 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <format>
+#include <fstream>
+#include <future>
 #include <memory>
+#include <set>
+#include <span>
 #include <sstream>
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "box/cgroup_tree.h"
+#include "box/criu_programs.h"
+#include "box/criu_reason.h"
 #include "box/images.h"
+#include "box/netns.h"
+#include "box/network.h"
+#include "box/runtime.h"
 
 namespace box {
 namespace {
@@ -30,25 +45,47 @@ constexpr const char* kDevices[] = {"null", "zero", "full", "tty", "random", "ur
 // CRIU itself gives up on what it waits for; this is for the case that it does not.
 constexpr auto kDeadline = std::chrono::minutes(10);
 
+// In every log, of what is no failure: that no iptables is found, and that a limit stays as it is.
+constexpr const char* kNoReason[] = {"tables-save", "tables-restore", "tables-legacy",
+                                     "Can't setup RLIMIT_NOFILE"};
+
+// Beside CRIU's images: the control groups of a box that divides its own (docs/formats/box-groups.md).
+constexpr const char* kGroups = "/groups.json";
+
 struct Freer {
   void operator()(criu_opts* o) const { criu_local_free_opts(o); }
 };
 using Options = std::unique_ptr<criu_opts, Freer>;
 
-Options make_options() {
+Options make_options(const std::string& program = "criu") {
   criu_opts* raw = nullptr;
   if (criu_local_init_opts(&raw) != 0) throw base::error("libcriu has no memory");
   Options o(raw);
-  criu_local_set_service_binary(raw, "criu");
+  criu_local_set_service_binary(raw, program.c_str());
   return o;
 }
 
-/// What dump and restore have in common.
-void set_common(criu_opts* o, int images, const std::string& log) {
-  const size_t slash = log.rfind('/');
+/// Options that libcriu 4.2 has no call for go through a configuration file (criu(8)), here one
+/// in memory.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& text) : fd_(::memfd_create("criu.conf", MFD_CLOEXEC)) {
+    if (!fd_) throw base::sys_error("cannot make a memory file");
+    base::write_full(fd_.get(), text, "CRIU's configuration");
+    path_ = std::format("/proc/{}/fd/{}", ::getpid(), fd_.get());
+  }
+  [[nodiscard]] const char* path() const { return path_.c_str(); }
+
+ private:
+  base::Fd fd_;
+  std::string path_;
+};
+
+/// What dump and restore have in common. `config` lives as long as the request.
+void set_common(criu_opts* o, int images, int work, const ConfigFile& config) {
   criu_local_set_images_dir_fd(o, images);
-  criu_local_set_work_dir_fd(o, base::open(log.substr(0, slash), O_RDONLY | O_DIRECTORY).release());
-  criu_local_set_log_file(o, log.substr(slash + 1).c_str());
+  criu_local_set_work_dir_fd(o, work);
+  if (criu_local_set_config_file(o, config.path()) != 0) throw base::error("libcriu has no memory");
   criu_local_set_log_level(o, CRIU_LOG_INFO);
   criu_local_set_tcp_established(o, true);
   criu_local_set_file_locks(o, true);
@@ -58,8 +95,6 @@ void set_common(criu_opts* o, int images, const std::string& log) {
   // version 1 as well, and leave it there.
   criu_local_set_manage_cgroups(o, true);
   criu_local_set_manage_cgroups_mode(o, CRIU_CG_MODE_IGNORE);
-  // The default runs iptables programs, tens of milliseconds each.
-  criu_local_set_network_lock(o, CRIU_NETWORK_LOCK_NFTABLES);
 }
 
 /// CRIU's own words: the lines of its log that say Error, the first ones, since the rest follow
@@ -70,10 +105,12 @@ std::string error_lines(const std::string& log) {
   std::istringstream in(*text);
   std::string found;
   int count = 0;
-  for (std::string line; count < 3 && std::getline(in, line);)
-    if (auto at = line.find("Error ("); at != std::string::npos) {
-      found += (count++ ? "; " : "") + line.substr(at);
-    }
+  for (std::string line; count < 3 && std::getline(in, line);) {
+    const auto at = line.find("Error (");
+    if (at == std::string::npos || std::ranges::any_of(kNoReason, [&](auto* s) { return line.contains(s); }))
+      continue;
+    found += (count++ ? "; " : "") + line.substr(at);
+  }
   return found;
 }
 
@@ -85,20 +122,23 @@ struct Halt {
 
 // What the child below shares with libcriu's callback, which takes no argument of ours.
 int g_question = -1, g_answer = -1;
-const char* g_action = "";
+std::span<const Halt> g_halts;
 
 int on_notify(char* action, criu_notify_arg_t) {
-  if (std::strcmp(action, g_action) != 0) return 0;
-  char c = 'q';
-  return ::write(g_question, &c, 1) == 1 && ::read(g_answer, &c, 1) == 1 && c == 'y' ? 0 : -1;
+  for (size_t i = 0; i < g_halts.size(); ++i) {
+    if (std::strcmp(action, g_halts[i].action) != 0) continue;
+    char c = static_cast<char>(i);
+    return ::write(g_question, &c, 1) == 1 && ::read(g_answer, &c, 1) == 1 && c == 'y' ? 0 : -1;
+  }
+  return 0;
 }
 
 /// Runs `request` in a child of its own, so that a CRIU that hangs does not hang us, and so that
-/// it can enter the box's control group. At CRIU's notification `halt.action` the child waits while
-/// `halt.work` runs here; what that throws makes CRIU give up, and is thrown. `request` returns
-/// libcriu's result.
-void in_child(const std::string& what, const std::string& log, const std::string& lock, const Halt& halt,
-              const std::function<int()>& request) {
+/// it can enter the box's control group. At a notification of CRIU's that is among `halts` the child waits
+/// while `work` runs here; what that throws makes CRIU give up, and is thrown. `request` returns libcriu's
+/// result.
+void in_child(const std::string& what, const std::string& log, const std::string& lock,
+              std::span<const Halt> halts, const std::function<int()>& request) {
   base::Fd guard = base::open(lock, O_RDWR | O_CREAT);
   base::Pipe question = base::make_pipe(), answer = base::make_pipe();
   const pid_t parent = ::getpid();
@@ -118,7 +158,7 @@ void in_child(const std::string& what, const std::string& log, const std::string
     answer.write.close();
     g_question = question.write.get();
     g_answer = answer.read.get();
-    g_action = halt.action;
+    g_halts = halts;
     // libcriu expects SIGCHLD to be blocked while it waits for what it restores.
     sigset_t set;
     sigemptyset(&set);
@@ -147,7 +187,7 @@ void in_child(const std::string& what, const std::string& log, const std::string
     }
     if (::read(question.read.get(), &c, 1) <= 0) break;  // it has ended
     try {
-      halt.work();
+      halts[static_cast<size_t>(c)].work();
     } catch (...) {
       failure = std::current_exception();
     }
@@ -161,10 +201,37 @@ void in_child(const std::string& what, const std::string& log, const std::string
     throw base::error("CRIU did not finish to {} in {} minutes", what, kDeadline.count())
         .hint("its log is " + log);
   if (status != 0) {
+    if (auto known = criu_reason(base::read_file_if_exists(log, 256 << 20).value_or("")))
+      throw base::error("CRIU could not {}: {}", what, known->sentence).hint(known->hint);
     std::string lines = error_lines(log);
     throw base::error("CRIU could not {}{}{}", what, lines.empty() ? "" : ": ", lines)
         .hint("the whole log is " + log);
   }
+}
+
+/// A socket whose other end is closed.
+base::Fd closed_socket() {
+  int pair[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+    throw base::sys_error("cannot make a socket");
+  base::Fd far(pair[1]);
+  return base::Fd(pair[0]);
+}
+
+/// Whether two ends of one TCP connection are in the box: then the table has it from both sides
+/// (/proc/net/tcp of proc_net_tcp.txt: sl, local, remote, state, …).
+bool has_inner_connections(pid_t init) {
+  for (const char* table : {"tcp", "tcp6"}) {
+    std::ifstream in(std::format("/proc/{}/net/{}", init, table));
+    std::set<std::string> ends;
+    std::string slot, local, remote, rest;
+    std::getline(in, rest);  // the heading
+    while (in >> slot >> local >> remote && std::getline(in, rest)) {
+      if (ends.contains(remote + ' ' + local)) return true;
+      ends.insert(local + ' ' + remote);
+    }
+  }
+  return false;
 }
 
 /// Some images are opened by the restored tasks: in the box's user namespace already, first still
@@ -184,6 +251,31 @@ void share_images(const std::string& dir, uint32_t group) {
 
 }  // namespace
 
+DumpRequest dump_of(const Paths& paths, const Config& config, pid_t init) {
+  return {.init = init,
+          .images = paths.images,
+          .work = paths.run,
+          .log = paths.criu_log,
+          .root = paths.root,
+          .cgroup = paths.cgroup,
+          .host_end = host_end_name(config.name),
+          .lock = paths.criu_lock,
+          .id_base = config.id_base,
+          .own_groups = config.start.control_groups};
+}
+
+RestoreRequest restore_of(const Paths& paths, const Config& config) {
+  return {.images = paths.images,
+          .work = paths.run,
+          .log = paths.criu_log,
+          .root = paths.root,
+          .cgroup = paths.cgroup,
+          .id_base = config.id_base,
+          .other_end = other_end_name(config.name),
+          .lock = paths.criu_lock,
+          .own_groups = config.start.control_groups};
+}
+
 std::string Criu::version() {
   Options o = make_options();
   int v = criu_local_get_version(o.get());  // 40201 for 4.2.1
@@ -193,12 +285,40 @@ std::string Criu::version() {
   return std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
 }
 
+bool Criu::can_restore_lazily() {
+  Options o = make_options();
+  struct criu_feature_check wanted{.mem_track = true, .lazy_pages = true, .pidfd_store = true};
+  // As a side effect CRIU keeps what it has found out about the kernel (/run/criu.kdat): a dump or
+  // restore that finds nothing there probes for it, 30 to 40 ms long, while the box is frozen.
+  if (criu_local_feature_check(o.get(), &wanted, sizeof wanted) < 0) return false;
+  return wanted.lazy_pages;
+}
+
 void Criu::dump(const DumpRequest& request, const std::function<void()>& when_dumped) {
   base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
-  in_child("freeze the box into images", request.log, request.lock, {"post-dump", when_dumped}, [&] {
-    Options options = make_options();
+  base::Fd work = base::open(request.work, O_RDONLY | O_DIRECTORY);
+  // After a lazy dump CRIU serves the memory, on a connection of which nobody has the other end:
+  // so it ends at once. We read the memory from the frozen processes.
+  base::Fd nobody = request.lazy ? closed_socket() : base::Fd();
+  const ConfigFile config("log-file " + request.log + "\n" +
+                          (request.lazy ? std::format("lazy-pages\nps-socket {}\n", nobody.get()) : ""));
+  if (request.own_groups)
+    base::write_file(request.images + kGroups,
+                     CgroupTree::record(Cgroup(request.cgroup), request.id_base).render());
+  const CriuPrograms programs =
+      has_old_iptables(Cgroup(request.cgroup).pids()) ? CriuPrograms{} : without_iptables();
+  const Halt halt{"post-dump", when_dumped};
+  in_child("freeze the box into images", request.log, request.lock, {&halt, 1}, [&] {
+    if (nobody) ::fcntl(nobody.get(), F_SETFD, 0);
+    programs.use();
+    Options options = make_options(programs.criu);
     criu_opts* o = options.get();
-    set_common(o, images.get(), request.log);
+    set_common(o, images.get(), work.get(), config);
+    // Frames cannot reach the box, its cable is shut. What two of its own processes have between
+    // them is kept still by CRIU, which costs it 12 ms. (Its default runs iptables programs, at tens
+    // of milliseconds each.)
+    criu_local_set_network_lock(
+        o, has_inner_connections(request.init) ? CRIU_NETWORK_LOCK_NFTABLES : CRIU_NETWORK_LOCK_SKIP);
     criu_local_set_notify_cb(o, on_notify);
     criu_local_set_pid(o, request.init);
     criu_local_set_freeze_cgroup(o, request.cgroup.c_str());
@@ -206,41 +326,69 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
     criu_local_set_leave_running(o, true);
     // A handshake that is under way is dropped; its client tries again by itself.
     criu_local_set_tcp_skip_in_flight(o, true);
-    criu_local_set_ghost_limit(o, 1U << 30);
+    criu_local_set_ghost_limit(o, kMostGhostBytes);
     criu_local_add_external(o, ("veth[eth0]:" + request.host_end).c_str());
     for (const char* device : kDevices)
       criu_local_add_external(o, (std::string("mnt[/dev/") + device + "]:dev-" + device).c_str());
+    if (request.own_groups) criu_local_add_external(o, "mnt[/sys/fs/cgroup]:cgroup");
     return criu_local_dump(o);
   });
 }
 
 pid_t Criu::restore(const RestoreRequest& request) {
   base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
+  base::Fd work = base::open(request.work, O_RDONLY | O_DIRECTORY);
   forget_link_state(images.get());
+  keep_timers_armed(images.get());
+  open_executables(images.get());
   share_images(request.images, request.id_base);
   const Cgroup group(request.cgroup);
-  // At pre-resume everything is restored and each task stands, traced, at its last system call of
-  // CRIU's. When CRIU lets go, the freezer has them.
-  const Halt halt{"pre-resume", [&] {
-                    evict_ours(group);
-                    group.freeze();
-                  }};
-  in_child("restore the box from images", request.log, request.lock, halt, [&] {
+  std::optional<CgroupTree> groups;
+  if (request.own_groups) {
+    groups = CgroupTree::parse(base::read_file(request.images + kGroups));
+    groups->make(group, request.id_base);
+  }
+  // From its process 1 on the box's tasks are born in its group, and CRIU need not be there any more. To
+  // leave takes as long as the kernel needs to know that nobody forks: 15 ms, in which CRIU can work.
+  std::future<void> evicted;
+  const std::array<Halt, 2> halts{{
+      {"setup-namespaces", [&] { evicted = std::async(std::launch::async, [&] { evict_ours(group); }); }},
+      // Everything is restored and each task stands, traced, at its last system call of CRIU's. When CRIU
+      // lets go, the freezer has them.
+      {"pre-resume",
+       [&] {
+         if (evicted.valid()) evicted.get();
+         evict_ours(group);
+         if (groups) groups->place(group);
+         group.freeze();
+       }},
+  }};
+  const ConfigFile config("log-file " + request.log + "\n" + (request.lazy ? "lazy-pages\n" : ""));
+  const CriuPrograms programs = has_old_iptables(request.images) ? CriuPrograms{} : without_iptables();
+  in_child("restore the box from images", request.log, request.lock, halts, [&] {
     // What CRIU restores is born into its own group and cgroup namespace: the box's.
     group.join(::getpid());
     if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
-    Options options = make_options();
+    programs.use();
+    Options options = make_options(programs.criu);
     criu_opts* o = options.get();
-    set_common(o, images.get(), request.log);
+    set_common(o, images.get(), work.get(), config);
+    // All sockets exist when CRIU ends its repair of them, and the cable is shut: nothing to lock out.
+    criu_local_set_network_lock(o, CRIU_NETWORK_LOCK_SKIP);
     criu_local_set_root(o, request.root.c_str());
+    criu_local_set_tcp_close(o, request.close_connections);
     criu_local_set_notify_cb(o, on_notify);
     criu_local_add_external(o, ("netdev[eth0]:" + request.other_end).c_str());
     for (const char* device : kDevices)
       criu_local_add_external(o, (std::string("mnt[dev-") + device + "]:/dev/" + device).c_str());
+    // A mount of its own needs a cgroup namespace that the box's user namespace owns, and CRIU cannot make
+    // one here. This is the same file system from the same group downwards.
+    if (request.own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
     return criu_local_restore(o);
   });
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
+  use_plain_tcp(netns_of(*init).get());  // what CRIU does not carry over
   return *init;
 }
 

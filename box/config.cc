@@ -34,11 +34,6 @@ std::vector<Address> addresses_from(const Json& json, const char* key) {
   return out;
 }
 
-bool is_hex_id(std::string_view id) {
-  return id.size() == 32 &&
-         std::ranges::all_of(id, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
-}
-
 void check(const Config& c) {
   check_name(c.name);
   if (!is_hex_id(c.uuid)) throw base::error("key 'uuid' is not 32 hex digits");
@@ -66,6 +61,11 @@ void check(const Config& c) {
 
 }  // namespace
 
+bool is_hex_id(std::string_view id) {
+  return id.size() == 32 &&
+         std::ranges::all_of(id, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
 void check_name(std::string_view name) {
   bool good = !name.empty() && name.size() <= 63 && is_alnum(name.front()) && is_alnum(name.back()) &&
               std::ranges::all_of(name, [](char c) { return is_alnum(c) || c == '-'; });
@@ -89,6 +89,7 @@ Config Config::parse(std::string_view text) {
   c.start.working_dir = field<std::string>(start, "working_dir");
   c.start.stop_signal = field<std::string>(start, "stop_signal");
   c.start.stop_seconds = field<unsigned>(start, "stop_seconds");
+  if (start.contains("control_groups")) c.start.control_groups = field<bool>(start, "control_groups");
   c.bridge = field<std::string>(json, "bridge");
   c.mac = Mac::parse(field<std::string>(json, "mac"));
   c.addresses = addresses_from(json, "addresses");
@@ -104,16 +105,17 @@ Config Config::parse(std::string_view text) {
 std::string Config::render() const {
   Json layers_json = Json::array();
   for (const auto& layer : layers) layers_json.push_back({{"digest", layer.digest}, {"bytes", layer.bytes}});
+  Json start_json = {{"init", start.init},
+                     {"env", start.env},
+                     {"working_dir", start.working_dir},
+                     {"stop_signal", start.stop_signal},
+                     {"stop_seconds", start.stop_seconds}};
+  if (start.control_groups) start_json["control_groups"] = true;
   Json json = {{"name", name},
                {"uuid", uuid},
                {"template", template_ref},
                {"layers", layers_json},
-               {"start",
-                {{"init", start.init},
-                 {"env", start.env},
-                 {"working_dir", start.working_dir},
-                 {"stop_signal", start.stop_signal},
-                 {"stop_seconds", start.stop_seconds}}},
+               {"start", start_json},
                {"bridge", bridge},
                {"mac", mac.to_string()},
                {"addresses", texts(addresses)},

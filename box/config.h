@@ -36,6 +36,9 @@ struct Config {
   [[nodiscard]] std::string render() const;
 };
 
+/// 32 hex digits, as a box's or a move's.
+bool is_hex_id(std::string_view id);
+
 /// [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?, as a host name's label (RFC 1123): it becomes one.
 void check_name(std::string_view name);
 

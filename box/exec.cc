@@ -2,6 +2,8 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -11,6 +13,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 
@@ -22,13 +27,31 @@
 namespace box {
 namespace {
 
+// Beside the groups of the box's init. Its name is none that systemd gives to a group.
+constexpr const char* kExecGroup = "/.drover";
+
+/// As crun does for process 1 (container.cc): what goes on in the box when the command has ended is to be
+/// moved too. seccomp(2); the call has this number for all of the processor's kinds of programs, and a bit
+/// more for x32.
+bool forbid_io_uring() {
+  std::array<sock_filter, 5> steps = {{
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~uint32_t{__X32_SYSCALL_BIT}),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  }};
+  const sock_fprog program = {steps.size(), steps.data()};
+  return ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0;
+}
+
 /// In the box, as its root: the same bounding set as process 1, then the command. Does not return.
 [[noreturn]] void become(const Config& config, const std::vector<std::string>& argv) {
   const auto& keep = capability_numbers();
   for (int cap = 0; ::prctl(PR_CAPBSET_READ, cap) >= 0; ++cap)
     if (std::ranges::find(keep, cap) == keep.end()) ::prctl(PR_CAPBSET_DROP, cap);
-  if (::setgroups(0, nullptr) != 0 || ::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0 ||
-      ::chdir("/") != 0) {
+  if (!forbid_io_uring() || ::setgroups(0, nullptr) != 0 || ::setresgid(0, 0, 0) != 0 ||
+      ::setresuid(0, 0, 0) != 0 || ::chdir("/") != 0) {
     std::perror("error: cannot become the box's root");
     ::_exit(125);
   }
@@ -63,6 +86,21 @@ bool keep_nothing() {
   return ::prctl(PR_SET_DUMPABLE, 0) == 0 && ::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) == 0;
 }
 
+/// Puts this process into the box's group. Where the box divides it, no process may lie in the undivided
+/// part: then it is one group below, which the last command takes away.
+void enter(const Cgroup& group, const Config& config) {
+  for (int more = 10; config.start.control_groups && more > 0; --more) {
+    try {
+      group.create();
+      group.delegate(config.id_base);
+      return group.join(::getpid());
+    } catch (const base::Error&) {
+      if (more == 1) throw;  // otherwise another command has just ended
+    }
+  }
+  group.join(::getpid());
+}
+
 /// Waits for the command, or ends it when we are asked to stop.
 int wait_for(pid_t child) {
   base::Fd ended(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
@@ -86,7 +124,7 @@ int exec(const base::Context& context, const std::string& name, const std::vecto
   const Config config = load_config(context, name);
   const Paths paths = paths_of(context, name);
   const pid_t init = require_running(context, name).init;
-  const Cgroup group(paths.cgroup);
+  const Cgroup group(config.start.control_groups ? paths.cgroup + kExecGroup : paths.cgroup);
   base::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, init, 0)));
   if (!pidfd) throw base::sys_error("cannot reach the init of box {}", name);
 
@@ -96,7 +134,7 @@ int exec(const base::Context& context, const std::string& name, const std::vecto
   if (child == 0) {
     // Into the group first, so that a freeze or kill of the box takes us along.
     try {
-      group.join(::getpid());
+      enter(group, config);
     } catch (const std::exception& e) {
       std::fprintf(stderr, "error: %s\n", e.what());
       ::_exit(125);
@@ -122,6 +160,8 @@ int exec(const base::Context& context, const std::string& name, const std::vecto
   auto old = ::signal(SIGINT, SIG_IGN);
   const int status = wait_for(child);
   ::signal(SIGINT, old);
+  // Not while another command is in it.
+  if (config.start.control_groups) ::rmdir(group.dir().c_str());
   return exit_status(status);
 }
 

@@ -60,12 +60,13 @@ flush chain netdev {0} in
                      host_end);
 }
 
-/// Chains without rules that a frame meets first. They come last into the table: where they accept,
-/// the rules are there.
+/// Chains without rules (but for Gate::divert) that a frame meets first. They come last into the table: where
+/// they accept, the rules are there.
 std::string gates(const std::string& host_end, std::string_view policy) {
   return std::format(R"(
 add chain netdev {0} gate_out {{ type filter hook ingress device "{0}" priority -10; policy {1}; }}
 add chain netdev {0} gate_in {{ type filter hook egress device "{0}" priority -10; policy {1}; }}
+flush chain netdev {0} gate_in
 )",
                      host_end, policy);
 }
@@ -198,6 +199,14 @@ void shut_firewall(const std::string& host_end) { Gate(host_end).shut(); }
 
 void remove_firewall(const std::string& host_end) {
   Nft().need("destroy table netdev " + host_end, std::format("cannot remove the firewall of {}", host_end));
+}
+
+void remove_criu_lock() {
+  for (const auto& entry : Nft().list("list tables inet"))
+    // CRIU 4.2, criu/netfilter.c: CRIU-ID.
+    if (const std::string name = entry.contains("table") ? entry["table"].value("name", "") : "";
+        name.starts_with("CRIU-"))
+      Nft().need("destroy table inet " + name, "cannot take away CRIU's lock of a box's network");
 }
 
 Firewall firewall_state(const std::string& host_end) {

@@ -1,5 +1,7 @@
 #pragma once
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,18 +40,27 @@ void shut_firewall(const std::string& host_end);
 class [[nodiscard]] Gate {
  public:
   explicit Gate(std::string host_end);
-  void open();  ///< throws when no rules are loaded
+  void open();  ///< throws when no rules are loaded; ends divert
   void shut();  ///< as shut_firewall
+  /// Open or shut, from now on frames that the bridge has for this MAC go to the node's lo. There they are
+  /// nobody's (lo has another MAC), but a FrameCatcher sees them. False where the kernel cannot do that.
+  bool divert(const Mac& mac);
 
  private:
   /// Of both directions at once; false where there are no such chains.
   bool set_policies(bool accept);
+  /// Sends a transaction with so many messages between begin and end. False: what it is about, or a part
+  /// of the kernel for it, is not there.
+  bool commit(std::span<const std::byte> batch, int messages);
   std::string host_end_;
   base::Fd fd_;
   uint32_t sequence_ = 0;
 };
 
 void remove_firewall(const std::string& host_end);  ///< absent is fine
+/// What CRIU locks a box's network with while it dumps it, in the box's own namespace: of a CRIU that was
+/// killed.
+void remove_criu_lock();
 /// Slow where there are many boxes: for people who look, and for tests.
 Firewall firewall_state(const std::string& host_end);
 

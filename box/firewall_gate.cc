@@ -13,6 +13,7 @@
 #include <cstring>
 #include <format>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -35,8 +36,43 @@ class Batch {
     const size_t start = header(kType, NLM_F_REQUEST | NLM_F_ACK, NFPROTO_NETDEV, 0);
     attribute(NFTA_CHAIN_TABLE, std::as_bytes(std::span(table.c_str(), table.size() + 1)));
     attribute(NFTA_CHAIN_NAME, std::as_bytes(std::span(chain.c_str(), chain.size() + 1)));
-    const uint32_t in_network_order = htonl(policy);
-    attribute(NFTA_CHAIN_POLICY, std::as_bytes(std::span(&in_network_order, 1)));
+    number(NFTA_CHAIN_POLICY, policy);
+    finish(start);
+  }
+
+  void remove_rules(const std::string& table, const std::string& chain) {
+    constexpr uint16_t kType = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELRULE;
+    const size_t start = header(kType, NLM_F_REQUEST | NLM_F_ACK, NFPROTO_NETDEV, 0);
+    attribute(NFTA_RULE_TABLE, std::as_bytes(std::span(table.c_str(), table.size() + 1)));
+    attribute(NFTA_RULE_CHAIN, std::as_bytes(std::span(chain.c_str(), chain.size() + 1)));
+    finish(start);
+  }
+
+  /// `@ll,0,48 MAC fwd to LINK`, as `nft --debug=netlink` shows it.
+  void add_forward(const std::string& table, const std::string& chain, const Mac& mac, unsigned link) {
+    constexpr uint16_t kType = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWRULE;
+    const size_t start =
+        header(kType, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND, NFPROTO_NETDEV, 0);
+    attribute(NFTA_RULE_TABLE, std::as_bytes(std::span(table.c_str(), table.size() + 1)));
+    attribute(NFTA_RULE_CHAIN, std::as_bytes(std::span(chain.c_str(), chain.size() + 1)));
+    nest(NFTA_RULE_EXPRESSIONS, [&] {
+      expression("payload", [&] {
+        number(NFTA_PAYLOAD_DREG, NFT_REG_1);
+        number(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_LL_HEADER);
+        number(NFTA_PAYLOAD_OFFSET, 0);
+        number(NFTA_PAYLOAD_LEN, static_cast<uint32_t>(mac.bytes.size()));
+      });
+      expression("cmp", [&] {
+        number(NFTA_CMP_SREG, NFT_REG_1);
+        number(NFTA_CMP_OP, NFT_CMP_EQ);
+        nest(NFTA_CMP_DATA, [&] { attribute(NFTA_DATA_VALUE, std::as_bytes(std::span(mac.bytes))); });
+      });
+      expression("immediate", [&] {
+        number(NFTA_IMMEDIATE_DREG, NFT_REG_1);
+        nest(NFTA_IMMEDIATE_DATA, [&] { attribute(NFTA_DATA_VALUE, std::as_bytes(std::span(&link, 1))); });
+      });
+      expression("fwd", [&] { number(NFTA_FWD_SREG_DEV, NFT_REG_1); });
+    });
     finish(start);
   }
 
@@ -60,6 +96,26 @@ class Batch {
     const nlattr head = {static_cast<uint16_t>(NLA_HDRLEN + value.size()), type};
     put(std::as_bytes(std::span(&head, 1)));
     put(value);
+  }
+  void number(uint16_t type, uint32_t value) {
+    const uint32_t in_network_order = htonl(value);
+    attribute(type, std::as_bytes(std::span(&in_network_order, 1)));
+  }
+  template <class Content>
+  void nest(uint16_t type, Content content) {
+    const size_t start = bytes_.size();
+    attribute(type | NLA_F_NESTED, {});
+    content();
+    const auto length = static_cast<uint16_t>(bytes_.size() - start);
+    std::memcpy(bytes_.data() + start, &length, sizeof length);  // nla_len comes first
+  }
+  template <class Content>
+  void expression(std::string_view name, Content content) {
+    nest(NFTA_LIST_ELEM, [&] {
+      const std::string text(name);
+      attribute(NFTA_EXPR_NAME, std::as_bytes(std::span(text.c_str(), text.size() + 1)));
+      nest(NFTA_EXPR_DATA, content);
+    });
   }
   void put(std::span<const std::byte> value) {
     bytes_.insert(bytes_.end(), value.begin(), value.end());
@@ -92,13 +148,25 @@ bool Gate::set_policies(bool accept) {
   batch.begin();
   for (const char* chain : {"gate_out", "gate_in"})
     batch.set_policy(host_end_, chain, accept ? NF_ACCEPT : NF_DROP);
+  if (accept) batch.remove_rules(host_end_, "gate_in");
   batch.end();
-  const std::vector<std::byte>& bytes = batch.bytes();
-  if (send(fd_.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
+  return commit(batch.bytes(), accept ? 3 : 2);
+}
+
+bool Gate::divert(const Mac& mac) {
+  Batch batch(++sequence_);
+  batch.begin();
+  batch.add_forward(host_end_, "gate_in", mac, if_nametoindex("lo"));
+  batch.end();
+  return commit(batch.bytes(), 1);
+}
+
+bool Gate::commit(std::span<const std::byte> batch, int messages) {
+  if (send(fd_.get(), batch.data(), batch.size(), 0) != static_cast<ssize_t>(batch.size()))
     throw base::sys_error("cannot ask the kernel to change the firewall of {}", host_end_);
 
-  // One answer for each chain; an error for the whole comes alone.
-  for (int answers = 0; answers < 2;) {
+  // One answer for each message; an error for the whole comes alone.
+  for (int answers = 0; answers < messages;) {
     alignas(nlmsghdr) std::array<std::byte, 8192> buffer;
     const ssize_t got = recv(fd_.get(), buffer.data(), buffer.size(), 0);
     if (got < 0 && errno == EINTR) continue;
@@ -109,7 +177,7 @@ bool Gate::set_policies(bool accept) {
       // The rest of the answers to a call that failed may still be there.
       if (at->nlmsg_type != NLMSG_ERROR || at->nlmsg_seq != sequence_) continue;
       const int failure = -static_cast<const nlmsgerr*>(NLMSG_DATA(at))->error;
-      // No such table; or no such chain, and a new one would need a hook.
+      // No such table or expression; or no such chain, and a new one would need a hook.
       if (failure == ENOENT || failure == EOPNOTSUPP) return false;
       if (failure != 0)
         throw base::Error(std::format("cannot change the firewall of {}", host_end_), failure);

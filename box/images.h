@@ -7,4 +7,15 @@ namespace box {
 /// box that has a bridge without ports could not be restored ("Invalid rtm_flags").
 void forget_link_state(int images);
 
+/// A timerfd with an interval that has expired and has not been read yet has no time left until its next tick
+/// (timerfd_create(2); Linux starts it again at the read). CRIU 4.2 would set it to that, which disarms it
+/// for ever. Here it gets a nanosecond.
+void keep_timers_armed(int images);
+
+/// CRIU 4.2 keeps one record of a file that a process has open and another one was started from. Where the
+/// first has opened it as a path only (O_PATH), as systemd does with its own helper program, the second
+/// cannot be restored ("PR_SET_MM_MAP failed with -9"). Such a file is opened for reading instead, for both
+/// of them.
+void open_executables(int images);
+
 }  // namespace box

@@ -3,9 +3,11 @@
 #include <sched.h>
 
 #include <exception>
+#include <string>
 #include <thread>
 
 #include "base/error.h"
+#include "base/fd.h"
 
 namespace box {
 
@@ -20,6 +22,13 @@ void in_netns(int netns_fd, const std::function<void()>& body) {
     }
   }).join();
   if (failure) std::rethrow_exception(failure);
+}
+
+void use_plain_tcp(int netns_fd) {
+  in_netns(netns_fd, [] {
+    const std::string enabled = "/proc/sys/net/mptcp/enabled";
+    if (base::exists(enabled)) base::write_file(enabled, "0");
+  });
 }
 
 }  // namespace box

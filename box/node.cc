@@ -28,6 +28,7 @@ Paths make_paths(const base::Context& context, const std::string& parent, std::s
   p.images = p.run + "/images";
   p.criu_log = context.run_dir + "/log/" + std::string(name) + ".criu.log";
   p.criu_lock = p.run + "/criu.lock";
+  p.pager_lock = p.run + "/pager.lock";
   p.started = p.run + "/started";
   p.cgroup = cgroup_mount() + "/drover/" + std::string(name);
   return p;
@@ -106,6 +107,20 @@ std::optional<Config> find_config(const base::Context& context, std::string_view
                           [&] { return Config::parse(*text); });
 }
 
+std::vector<Config> all_configs(const base::Context& context) {
+  std::vector<Config> out;
+  auto read = [&](const std::vector<std::string>& names, auto paths) {
+    for (const auto& name : names)
+      if (auto text = base::read_file_if_exists(paths(context, name).config))
+        out.push_back(base::in_context("reading the configuration of box " + name,
+                                       [&] { return Config::parse(*text); }));
+  };
+  // A box goes from the first to the second by rename, so in this order none is missed.
+  read(arriving_names(context), arriving_paths_of);
+  read(box_names(context), paths_of);
+  return out;
+}
+
 Config load_config(const base::Context& context, std::string_view name) {
   check_name(name);
   if (auto config = find_config(context, name)) return *config;
@@ -121,8 +136,7 @@ uint32_t choose_id_base(const base::Context& context, std::string_view name) {
   // Ranges 16 … 60015 of 65536 ids: above every system's own users, below 2^32 - 2^26.
   constexpr uint32_t kFirst = 16, kRanges = 60000;
   std::set<uint32_t> taken;
-  for (const auto& other : box_names(context))
-    if (auto config = find_config(context, other)) taken.insert(config->id_base / kIdCount);
+  for (const auto& other : all_configs(context)) taken.insert(other.id_base / kIdCount);
   uint32_t at = base::crc32c(name) % kRanges;
   for (uint32_t tried = 0; tried < kRanges; ++tried, at = (at + 1) % kRanges)
     if (!taken.contains(kFirst + at)) return (kFirst + at) * kIdCount;

@@ -12,18 +12,19 @@ namespace box {
 
 /// Where one box's things lie on this node (docs/formats/box.md).
 struct Paths {
-  std::string dir;        ///< STATE/boxes/NAME, or STATE/arriving/NAME until the box is this node's
-  std::string config;     ///< box.json
-  std::string priv;       ///< private: the private layer with its work directory
-  std::string upper;      ///< private/upper
-  std::string journal;    ///< move.journal: there while a move is not finished
-  std::string run;        ///< RUN/boxes/NAME: what a reboot takes away
-  std::string root;       ///< where the box's root file system is mounted
-  std::string images;     ///< CRIU's images during a move; on tmpfs
-  std::string criu_log;   ///< RUN/log/NAME.criu.log: of the last dump or restore; kept until a reboot
-  std::string criu_lock;  ///< held by CRIU while it works on the box
-  std::string started;    ///< there once process 1 has been let go
-  std::string cgroup;     ///< /sys/fs/cgroup/drover/NAME
+  std::string dir;         ///< STATE/boxes/NAME, or STATE/arriving/NAME until the box is this node's
+  std::string config;      ///< box.json
+  std::string priv;        ///< private: the private layer with its work directory
+  std::string upper;       ///< private/upper
+  std::string journal;     ///< move.journal: there while a move is not finished
+  std::string run;         ///< RUN/boxes/NAME: what a reboot takes away
+  std::string root;        ///< where the box's root file system is mounted
+  std::string images;      ///< CRIU's images during a move; on tmpfs
+  std::string criu_log;    ///< RUN/log/NAME.criu.log: of the last dump or restore; kept until a reboot
+  std::string criu_lock;   ///< held by CRIU while it works on the box
+  std::string pager_lock;  ///< held while memory of the box is on its way here
+  std::string started;     ///< there once process 1 has been let go
+  std::string cgroup;      ///< /sys/fs/cgroup/drover/NAME
 };
 
 Paths paths_of(const base::Context& context, std::string_view name);
@@ -54,6 +55,8 @@ Lock lock_layers(const base::Context& context);
 std::vector<std::string> box_names(const base::Context& context);
 std::vector<std::string> arriving_names(const base::Context& context);
 std::optional<Config> find_config(const base::Context& context, std::string_view name);
+/// Of all boxes in both, those that are on their way here included.
+std::vector<Config> all_configs(const base::Context& context);
 /// Throws "there is no box NAME on this node" with a hint.
 Config load_config(const base::Context& context, std::string_view name);
 void save_config(const Paths& paths, const Config& config);

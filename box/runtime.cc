@@ -17,7 +17,7 @@ namespace box {
 
 void set_up_outside(const base::Context& context, const Config& config, const Paths& paths) {
   mount_root(context, config, paths);
-  Cgroup(paths.cgroup).create();
+  Cgroup(paths.cgroup).create_for_box();
 }
 
 void set_up_cable(const Config& config) {
@@ -34,13 +34,13 @@ void open_network(const Config& config) {
   open_firewall(host_end_name(config.name), config.mac, config.addresses);
 }
 
-void announce_box(const Config& config, int netns_fd) {
+base::Fd announce_box(const Config& config, int netns_fd) {
   // What is sent before the kernel's link watch has seen the cable is lost without a word.
   if (!wait_for_carrier(host_end_name(config.name), netns_fd, std::chrono::seconds(1)))
     base::warn("the cable of box {} has no carrier yet: the network may learn late where the box is",
                config.name);
   forget_failed_lookups(netns_fd);
-  announce(netns_fd, config.mac, config.addresses);
+  return announce(netns_fd, config.mac, config.addresses);
 }
 
 void tear_down(const base::Context& context, const Paths& paths, std::string_view name) {

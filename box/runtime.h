@@ -2,6 +2,7 @@
 #include <sys/types.h>
 
 #include "base/context.h"
+#include "base/fd.h"
 #include "box/config.h"
 #include "box/node.h"
 
@@ -18,8 +19,9 @@ void set_up_cable(const Config& config);
 base::Fd netns_of(pid_t init);
 /// Lets the box's own frames pass.
 void open_network(const Config& config);
-/// Tells the network where the box is now, and lets the box look at the network afresh.
-void announce_box(const Config& config, int netns_fd);
+/// Tells the network where the box is now, and lets the box look at the network afresh. Returns what
+/// announce() does.
+base::Fd announce_box(const Config& config, int netns_fd);
 
 /// Everything of a box that a reboot would take away: processes, veth, rules, mounts. Safe to
 /// repeat, and safe on what was never there.

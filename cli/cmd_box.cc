@@ -10,6 +10,7 @@
 #include "box/runtime.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
+#include "migrate/shelf.h"
 #include "migrate/source.h"
 #include "migrate/transport.h"
 
@@ -79,18 +80,52 @@ void show(const Call& call, const std::string& name) {
   print(table({"KEY", "VALUE"}, rows));
 }
 
-void migrate_box(const Call& call, const std::string& name, const std::string& to, const std::string& rsh) {
+/// What `box migrate` was told about the freeze.
+struct GoalWords {
+  std::string mode = "auto";
+  unsigned max_downtime_ms = 300;
+  bool force = false;
+
+  [[nodiscard]] migrate::Goal goal() const {
+    if (max_downtime_ms < 1 || max_downtime_ms > migrate::kMostDowntimeMs)
+      throw base::error("--max-downtime wants 1 to {} ms, not {}", migrate::kMostDowntimeMs, max_downtime_ms)
+          .hint("see drover-node box migrate --help")
+          .exit(base::Exit::kUsage);
+    return {.mode = migrate::parse_mode(mode),
+            .max_downtime_ms = static_cast<double>(max_downtime_ms),
+            .force = force};
+  }
+};
+
+void migrate_box(const Call& call, const migrate::MoveRequest& request) {
   migrate::Report report;
   report.from = base::read_file("/proc/sys/kernel/hostname");
   if (!report.from.empty() && report.from.back() == '\n') report.from.pop_back();
   try {
-    migrate::move_box(call.context, {name, to, migrate::rsh_words(rsh)}, report);
+    migrate::move_box(call.context, request, report);
   } catch (const base::Error&) {
     if (call.json) print_json(report.json());
     throw;
   }
   if (call.json) return print_json(report.json());
   print(report.table());
+}
+
+void print_report(const Call& call, const migrate::FileReport& report) {
+  if (call.json) return print_json(report.json());
+  print(report.table());
+}
+
+void checkpoint_box(const Call& call, const migrate::CheckpointRequest& request) {
+  migrate::FileReport report;
+  migrate::checkpoint_box(call.context, request, report);
+  print_report(call, report);
+}
+
+void restore_box(const Call& call, const migrate::RestoreFileRequest& request) {
+  migrate::FileReport report;
+  migrate::restore_box(call.context, request, report);
+  print_report(call, report);
 }
 
 }  // namespace
@@ -151,12 +186,37 @@ void add_box_commands(Commands& commands) {
     box::destroy(call.context, *name, *force);
   })).add_flag("--force", *force, "also when it is running");
 
-  auto to = std::make_shared<std::string>();
+  auto moving = std::make_shared<migrate::MoveRequest>();
   auto rsh = std::make_shared<std::string>();
-  CLI::App& move = with_name(commands.add("migrate", "Move a running box to another node",
-                                          [=](const Call& call) { migrate_box(call, *name, *to, *rsh); }));
-  move.add_option("--to", *to, "the other node, as ssh knows it")->required();
+  auto goal = std::make_shared<GoalWords>();
+  CLI::App& move =
+      with_name(commands.add("migrate", "Move a running box to another node", [=](const Call& call) {
+        moving->box = *name;
+        moving->rsh = migrate::rsh_words(*rsh);
+        moving->goal = goal->goal();
+        migrate_box(call, *moving);
+      }));
+  move.add_option("--to", moving->to, "the other node, as ssh knows it")->required();
   move.add_option("--rsh", *rsh, "transport instead of ssh");
+  move.add_option("--mode", goal->mode, "auto, precopy, postcopy, hybrid or stop: when its memory is sent");
+  move.add_option("--max-downtime", goal->max_downtime_ms, "ms that it may be frozen for");
+  move.add_flag("--force", goal->force, "also when it will be frozen for longer");
+  move.add_flag("--dry-run", moving->dry_run, "only print what the move would be");
+
+  auto saving = std::make_shared<migrate::CheckpointRequest>();
+  CLI::App& checkpoint = with_name(
+      commands.add("checkpoint", "Save a running box with its memory to a file", [=](const Call& call) {
+        saving->box = *name;
+        checkpoint_box(call, *saving);
+      }));
+  checkpoint.add_option("FILE", saving->file, "the file to write")->required();
+  checkpoint.add_flag("--stop", saving->stop, "afterwards the box is in the file only");
+
+  auto restoring = std::make_shared<migrate::RestoreFileRequest>();
+  CLI::App& restore = commands.add("restore", "Run a box again from a checkpoint's file",
+                                   [=](const Call& call) { restore_box(call, *restoring); });
+  restore.add_option("FILE", restoring->file, "what `box checkpoint` has written")->required();
+  restore.add_flag("--force", restoring->force, "also when there is a newer one");
 }
 
 }  // namespace cli

@@ -182,12 +182,6 @@ void copy(const Call& call, const CopyArguments& arguments) {
     print(std::format("{} is on {}: {} sent\n", reference, arguments.node, base::human_size(bytes)));
 }
 
-/// stdout is the stream's: nothing else may be written there.
-void receive(const Call& call) {
-  templates::Store store(call.context.state_dir);
-  templates::receive(call.context, store, STDIN_FILENO, STDOUT_FILENO);
-}
-
 void add_store_commands(Commands& commands) {
   commands.add("list", "List the templates here", list);
 
@@ -216,6 +210,11 @@ void add_store_commands(Commands& commands) {
 
 }  // namespace
 
+void receive_template(const Call& call) {
+  templates::Store store(call.context.state_dir);
+  templates::receive(call.context, store, STDIN_FILENO, STDOUT_FILENO);
+}
+
 void add_template_commands(Commands& commands) {
   auto build_arguments = std::make_shared<BuildArguments>();
   CLI::App& build_command = commands.add("build", "Build a template from a definition",
@@ -239,7 +238,8 @@ void add_template_commands(Commands& commands) {
 }
 
 void add_node_template_commands(Commands& commands) {
-  commands.add("receive", "Take in a template from stdin: what `drover template copy` starts", receive);
+  commands.add("receive", "Take in a template from stdin: what `drover template copy` starts",
+               receive_template);
   add_store_commands(commands);
 }
 

@@ -5,6 +5,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <span>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/man.h"
@@ -89,7 +92,7 @@ void list_commands(const CLI::App& app, const std::string& command) {
 
 void declare_globals(CLI::App& app, Globals& globals) {
   app.fallthrough();  // global options may stand behind the command
-  app.set_version_flag("--version", app.get_name() + " " DROVER_VERSION);
+  app.set_version_flag("--version", app.get_name() + " " + version());
   app.add_flag("--json", globals.json, "one JSON document on stdout, JSON lines on stderr");
   app.add_flag("-v,--verbose", globals.verbose, "log each command that is run");
   app.add_option("--state-dir", globals.state_dir, "what is kept over reboots")->capture_default_str();
@@ -125,6 +128,13 @@ int run_command(const Commands::Run& command, const Globals& globals) {
   return exit_status;
 }
 
+/// As far as a command line that was not understood can tell.
+bool wants_json(int argc, const char* const* argv) {
+  const std::span words(argv, static_cast<size_t>(argc));
+  return std::ranges::contains(words.begin(), std::ranges::find(words, std::string_view("--")),
+                               std::string_view("--json"));
+}
+
 int understand_and_run(const Program& program, int argc, const char* const* argv, Globals& globals) {
   CLI::App app(program.summary, program.name);
   Commands::Run chosen;
@@ -142,6 +152,7 @@ int understand_and_run(const Program& program, int argc, const char* const* argv
     print(e.what() + std::string("\n"));
     return static_cast<int>(base::Exit::kDone);
   } catch (const CLI::ParseError& e) {
+    globals.json = globals.json || wants_json(argc, argv);  // CLI11 may have given up before it set it
     throw base::Error(sentence(e, app)).hint("see " + named(app) + " --help").exit(base::Exit::kUsage);
   }
   return run_command(chosen, globals);
@@ -167,6 +178,8 @@ CLI::App& Commands::add(std::string name, std::string summary, Run run) {
   command.callback([&chosen = chosen_, run = std::move(run)] { chosen = run; });
   return command;
 }
+
+std::string version() { return DROVER_VERSION; }
 
 int run(const Program& program, int argc, const char* const* argv) {
   // A reader of our output that goes away must not end us in the middle of an operation.

@@ -56,4 +56,7 @@ struct Program {
 /// the user reads.
 int run(const Program& program, int argc, const char* const* argv);
 
+/// Of drover, as "0.1.0".
+std::string version();
+
 }  // namespace cli

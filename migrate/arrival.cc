@@ -1,17 +1,35 @@
 #include "migrate/arrival.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <format>
+
 #include "base/error.h"
+#include "base/log.h"
 #include "base/pause.h"
 #include "box/box.h"
 #include "box/cgroup.h"
 #include "box/firewall.h"
 #include "box/network.h"
 #include "box/ownership.h"
+#include "box/rootfs.h"
 #include "box/runtime.h"
+#include "migrate/preflight.h"
 
 namespace migrate {
+
+PagerLock::PagerLock(const box::Paths& paths) : fd_(base::open(paths.pager_lock, O_RDWR | O_CREAT)) {
+  if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0)
+    throw base::error("another process brings the memory of this box");
+}
+
+bool PagerLock::held(const box::Paths& paths) {
+  if (!base::exists(paths.pager_lock)) return false;
+  const base::Fd fd = base::open(paths.pager_lock, O_RDWR);
+  return ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0;
+}
 
 void drop_arrival(const base::Context& context, const std::string& name) {
   const box::Paths paths = box::arriving_paths_of(context, name);
@@ -19,34 +37,60 @@ void drop_arrival(const base::Context& context, const std::string& name) {
   box::remove_box_dir(context, paths.dir);
 }
 
+box::Move begin_arrival(const base::Context& context, const box::Config& config, std::string id,
+                        std::string peer, uint64_t epoch, bool lazy) {
+  const box::Paths paths = box::arriving_paths_of(context, config.name);
+  // Since the preflight a box may have been created here, or have begun to arrive.
+  std::optional<box::Lock> node = box::lock_node(context);
+  require_no_clash(context, config);
+  base::make_directories(paths.dir, 0700);
+  box::make_private_layer(paths);
+  box::save_config(paths, config);
+  box::Move move =
+      box::begin_move(paths, box::MoveStep::kArriving, std::move(id), std::move(peer), {}, epoch, lazy);
+  base::fsync_path(context.state_dir + "/arriving");
+  node.reset();
+  base::pause_point("destination.arriving");
+  box::make_run_directory(context, paths);
+  base::make_directories(paths.images, 0700);
+  base::make_directories(context.run_dir + "/log", 0700);
+  box::set_up_cable(config);
+  box::Cgroup(paths.cgroup).create_for_box();
+  return move;
+}
+
 void clear_old_arrival(const base::Context& context, const std::string& name) {
   const box::Paths paths = box::arriving_paths_of(context, name);
   if (!base::exists(paths.dir)) return;
-  if (auto move = box::find_move(paths); move && move->step != box::MoveStep::kArriving)
+  const auto move = box::find_move(paths);
+  if (resume_of_arriving(move ? std::optional(move->step) : std::nullopt) != Resume::kDrop)
     throw base::error("an earlier move of box {} to this node is not finished", name)
         .hint("run `drover-node recover` here");
   drop_arrival(context, name);
 }
 
-void take_over(const base::Context& context, const std::string& name, const std::function<void()>& resumed) {
+Taken take_over(const base::Context& context, const std::string& name, const std::function<void()>& resumed) {
   const box::Paths arriving = box::arriving_paths_of(context, name);
   const box::Paths paths = box::paths_of(context, name);
   // Killed between any two of these steps, recover comes here again.
   const box::Paths& now = base::exists(arriving.dir) ? arriving : paths;
-  auto move = box::find_move(now);
-  if (!move) return;
+  auto move = box::find_move_on_disk(now);
+  if (!move) return Taken::kWhole;  // ended before
   if (move->step == box::MoveStep::kPrepared) move->advance(now, box::MoveStep::kMine);
   base::pause_point("destination.mine");
 
   box::Config config = box::Config::parse(base::read_file(now.config));
   const box::Cgroup group(paths.cgroup);
   const auto init = box::find_init(group);
-  if (init) {
-    base::write_file(paths.started, std::to_string(*init) + "\n");
+  const Taken taken = goes_on(move->step, move->lazy, init.has_value(), PagerLock::held(paths));
+  if (init && taken == Taken::kFromDisk)
+    base::warn("box {} has lost memory that was still on its way: it is started from its disk", name);
+  if (init && taken != Taken::kFromDisk && base::exists(paths.images)) {
+    base::write_file(paths.started, std::format("{}\n", *init));
     box::Gate gate(box::host_end_name(name));
     gate.open();
     group.thaw();
-    box::announce_box(config, box::netns_of(*init).get());
+    const base::Fd used = box::announce_box(config, box::netns_of(*init).get());  // closed when nobody waits
     if (resumed) resumed();
     base::pause_point("destination.running");
     base::remove_tree(paths.images);
@@ -63,8 +107,10 @@ void take_over(const base::Context& context, const std::string& name, const std:
     base::fsync_path(context.state_dir + "/arriving");
   }
   base::pause_point("destination.named");
+  if (taken == Taken::kMemoryFollows) return taken;
   box::end_move(paths);
-  if (!init) box::start_locked(context, config);
+  if (taken == Taken::kFromDisk) box::start_locked(context, config);
+  return taken;
 }
 
 }  // namespace migrate

@@ -14,11 +14,16 @@
 #include "box/box.h"
 #include "box/cgroup.h"
 #include "box/checkpoint.h"
+#include "box/frames.h"
 #include "box/network.h"
 #include "box/ownership.h"
+#include "box/ready_for_criu.h"
 #include "box/rootfs.h"
 #include "box/runtime.h"
 #include "migrate/arrival.h"
+#include "migrate/caught.h"
+#include "migrate/memory.h"
+#include "migrate/pages.h"
 #include "migrate/preflight.h"
 #include "migrate/settle.h"
 #include "migrate/stream.h"
@@ -33,6 +38,8 @@ using namespace std::chrono_literals;
 constexpr auto kPatience = 5min;
 // Prepared, the destination waits for one word. When it does not come it asks for it.
 constexpr auto kCommitPatience = 30s;
+// The box runs, but what is left to do here waits for it.
+constexpr auto kCaughtPatience = 1s;
 
 /// The destination's part in a move. The protocol, with the source's part, is drawn in
 /// docs/overview.md; what is on the wire is in docs/formats/move-wire.md.
@@ -76,34 +83,35 @@ class DestinationNode {
  private:
   enum class State { kOffer, kArrive, kRounds, kRestore, kPrepared, kMine, kDone };
 
-  // from: start, or the source has sent layers. to: kArrive
+  // from: start, or the source has sent layers. to: kArrive, or kDone after a dry run
   State offer() {
     for (bool again = false;; again = true) {
       if (!again) inspect_destination(context_, hello_);
       auto missing = box::missing_layers(context_, hello_.config);
       wire_.send_json(Frame::kOffer, {{"missing_layers", missing}});
+      if (hello_.dry_run) return probe();
       if (missing.empty()) return State::kArrive;
       if (again) throw base::error("layer {} of box {} did not arrive", missing.front(), hello_.config.name);
       wire_.expect_json(Frame::kLayers, kPatience);
     }
   }
 
+  // from: kOffer. to: kDone. Memory that comes in a dry run shows how fast it comes.
+  State probe() {
+    for (;;) {
+      const Message message = wire_.recv(kPatience, "a measurement");
+      if (message.type == Frame::kDataEnd) break;
+      parse_pages(message);
+    }
+    wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
+    return State::kDone;
+  }
+
   // from: kOffer. to: kRounds. From here the box is on record.
   State arrive() {
     undo_.add("drop the arriving box", [this] { drop_arrival(context_, hello_.config.name); });
-    base::make_directories(paths_.dir, 0700);
-    box::make_private_layer(paths_);
-    box::save_config(paths_, hello_.config);
-    move_ =
-        box::begin_move(paths_, box::MoveStep::kArriving, hello_.id, hello_.from, {}, hello_.config.epoch);
-    base::fsync_path(context_.state_dir + "/arriving");
-    base::pause_point("destination.arriving");
     // All that does not depend on the box's last moments is ready before it is frozen.
-    box::make_run_directory(context_, paths_);
-    base::make_directories(paths_.images, 0700);
-    base::make_directories(context_.run_dir + "/log", 0700);
-    box::set_up_cable(hello_.config);
-    box::Cgroup(paths_.cgroup).create();
+    move_ = begin_arrival(context_, hello_.config, hello_.id, hello_.from, hello_.config.epoch, hello_.lazy);
     return State::kRounds;
   }
 
@@ -130,13 +138,9 @@ class DestinationNode {
     base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
     auto on_disk = std::async(std::launch::async, [&] { sync_tree(upper.get()); });
     box::mount_root(context_, hello_.config, paths_);
-    box::Criu().restore({.images = paths_.images,
-                         .log = paths_.criu_log,
-                         .root = paths_.root,
-                         .cgroup = paths_.cgroup,
-                         .id_base = hello_.config.id_base,
-                         .other_end = box::other_end_name(hello_.config.name),
-                         .lock = paths_.criu_lock});
+    auto request = box::restore_of(paths_, hello_.config);
+    request.lazy = hello_.lazy;
+    box::Criu().restore(request);
     on_disk.get();
     return State::kPrepared;
   }
@@ -164,11 +168,23 @@ class DestinationNode {
       if (wire_lost_) return;
       try {
         wire_.send_json(Frame::kRunning, nlohmann::json::object());
+        play_caught();
       } catch (const base::Error& lost) {
         base::warn("{}: {} will ask", lost.message(), hello_.from);  // the box runs all the same
       }
     });
     return State::kDone;
+  }
+
+  /// What clients sent to the box while it was frozen came to the source. The box need not have it.
+  void play_caught() {
+    try {
+      const Message message = wire_.recv(kCaughtPatience, "what clients sent meanwhile");
+      if (message.type == Frame::kCaught)
+        box::play_frames(box::host_end_name(hello_.config.name), hello_.config.mac, parse_caught(message));
+    } catch (const base::Error& e) {
+      base::debug("{}", e.render());
+    }
   }
 
   void receive_data(int dir) {
@@ -181,6 +197,7 @@ class DestinationNode {
   Wire& wire_;
   Hello hello_;
   box::Paths paths_;
+  const box::ReadyForCriu ready_;
   std::optional<box::Move> move_;
   base::Undo undo_;
   bool wire_lost_ = false;
@@ -200,6 +217,12 @@ void receive(const base::Context& context, int in, int out) {
     switch (first.type) {
       case Frame::kHello:
         DestinationNode(context, wire, json).run();
+        break;
+      case Frame::kMemory:
+        bring_memory(context, wire, json);
+        break;
+      case Frame::kFetch:
+        answer_fetch(context, wire, json);
         break;
       case Frame::kAsk:
         answer_question(context, wire, json);

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <initializer_list>
 #include <memory>
 #include <sstream>
 
@@ -17,9 +18,13 @@
 #include "base/fd.h"
 #include "box/announce.h"
 #include "box/cgroup.h"
+#include "box/cgroup_tree.h"
 #include "box/checkpoint.h"
+#include "box/claims.h"
 #include "box/network.h"
 #include "box/ownership.h"
+#include "migrate/preflight_box.h"
+#include "migrate/rules.h"
 
 namespace migrate {
 namespace {
@@ -101,13 +106,6 @@ uint64_t free_bytes(const std::string& path) {
   return uint64_t(s.f_bavail) * s.f_frsize;
 }
 
-uint64_t available_memory() {
-  std::istringstream in(base::read_file("/proc/meminfo"));
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("MemAvailable:")) return std::stoull(line.substr(13)) * 1024;
-  return 0;
-}
-
 /// What st_blocks say, a hard link counted once for each name: an upper bound.
 uint64_t disk_usage(const std::string& dir) {
   std::string path = dir;
@@ -142,7 +140,12 @@ std::string here() {
 }
 
 /// CRIU is there and knows this kernel; the limits that it runs into are lifted.
-std::string require_criu() {
+std::string require_criu(bool lazy) {
+  // Also where it is not needed: what CRIU learns by it is learnt before the box is frozen.
+  const bool can_be_lazy = box::Criu().can_restore_lazily();
+  if (lazy && !can_be_lazy)
+    throw base::error("the kernel of {} has no userfaultfd, so memory cannot follow a box there", here())
+        .hint("choose another node, or --mode stop");
   const std::string criu = box::Criu().version();
   const auto kernel = kernel_version();
   // Linux 6.16 answers EOPNOTSUPP to an option that older CRIU reads from each socket, and 6.13
@@ -157,6 +160,9 @@ std::string require_criu() {
   if (std::stoll(base::read_file("/proc/sys/fs/pipe-user-pages-soft")) != 0)
     throw base::error("{} limits the pipes of a user, so CRIU cannot make a box's pipes again there", here())
         .hint("on that node: sysctl -w fs.pipe-user-pages-soft=0");
+  if (lazy && base::read_file("/proc/sys/vm/unprivileged_userfaultfd") != "1\n")
+    throw base::error("{} lets no box use userfaultfd, so memory cannot follow a box there", here())
+        .hint("on that node: sysctl -w vm.unprivileged_userfaultfd=1");
   return criu;
 }
 
@@ -177,6 +183,18 @@ void require_space(const std::string& path, uint64_t needed, const std::string& 
         .hint("free some there, or choose another node");
 }
 
+/// Bytes, of lines of /proc/PID/smaps_rollup (proc_pid_smaps(5)).
+uint64_t rolled_up(const std::vector<pid_t>& pids, std::initializer_list<std::string_view> keys) {
+  uint64_t kb = 0;
+  for (pid_t pid : pids) {
+    std::ifstream in("/proc/" + std::to_string(pid) + "/smaps_rollup");
+    for (std::string line; std::getline(in, line);)
+      if (std::ranges::any_of(keys, [&](std::string_view key) { return line.starts_with(key); }))
+        kb += std::stoull(line.substr(line.find(':') + 1));
+  }
+  return kb * 1024;
+}
+
 }  // namespace
 
 std::vector<std::string> cpu_flags() {
@@ -193,16 +211,8 @@ std::vector<std::string> cpu_flags() {
   return out;
 }
 
-uint64_t memory_of(const std::vector<pid_t>& pids) {
-  uint64_t kb = 0;
-  for (pid_t pid : pids) {
-    std::ifstream in("/proc/" + std::to_string(pid) + "/smaps_rollup");
-    for (std::string line; std::getline(in, line);)
-      if (line.starts_with("Pss_Anon:") || line.starts_with("Pss_Shmem:"))
-        kb += std::stoull(line.substr(line.find(':') + 1));
-  }
-  return kb * 1024;
-}
+uint64_t memory_of(const std::vector<pid_t>& pids) { return rolled_up(pids, {"Pss_Anon:", "Pss_Shmem:"}); }
+uint64_t huge_memory_of(const std::vector<pid_t>& pids) { return rolled_up(pids, {"AnonHugePages:"}); }
 
 std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper) {
   std::set<std::pair<dev_t, ino_t>> files;
@@ -224,13 +234,21 @@ std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>
   return files;
 }
 
-Hello inspect_source(const base::Context& context, const box::Status& status) {
+uint64_t available_memory() {
+  std::istringstream in(base::read_file("/proc/meminfo"));
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("MemAvailable:")) return std::stoull(line.substr(13)) * 1024;
+  return 0;
+}
+
+Hello inspect_source(const base::Context& context, const box::Status& status, bool lazy) {
   const box::Paths paths = box::paths_of(context, status.config.name);
   const box::Cgroup group(paths.cgroup);
   Hello hello;
   hello.from = here();
   hello.config = status.config;
-  hello.criu = require_criu();
+  hello.lazy = lazy;
+  hello.criu = require_criu(lazy);
   hello.cpu_flags = cpu_flags();
   if (auto foreign = box::foreign_processes(group); !foreign.empty()) {
     // That is drover-node, which waits in the box for the command.
@@ -244,15 +262,25 @@ Hello inspect_source(const base::Context& context, const box::Status& status) {
                       status.config.name, command, pid)
         .hint("end it: its terminal and its parent are on this node and cannot move");
   }
-  hello.memory_bytes = memory_of(group.pids());
+  require_movable(status.config, group.pids(), status.init);
+  if (status.config.start.control_groups) box::CgroupTree::check(group);
+  hello.memory_bytes = memory_of(group.pids()) + deleted_bytes(group.pids());
   hello.private_bytes = disk_usage(paths.upper);
-  require_space(context.run_dir, hello.memory_bytes + 16 * kMiB, "the memory of box " + status.config.name);
+  require_space(context.run_dir, (lazy ? 0 : hello.memory_bytes) + 16 * kMiB,
+                "the memory of box " + status.config.name);
   return hello;
 }
 
-void inspect_destination(const base::Context& context, const Hello& hello) {
+void require_no_clash(const base::Context& context, const box::Config& config) {
+  if (auto clash = box::find_clash(context, config))
+    throw base::error("{} belongs to box {} on {}", clash->value, clash->box, here())
+        .hint(clash->what == box::Clash::What::kIds ? "choose another node"
+                                                    : "choose another node, or destroy one of the two boxes");
+}
+
+void inspect_destination(const base::Context& context, const Hello& hello, From from) {
   const box::Config& config = hello.config;
-  const std::string criu = require_criu();
+  const std::string criu = require_criu(hello.lazy);
   if (version_numbers(criu) < version_numbers(hello.criu))
     throw base::error("CRIU {} on {} is older than CRIU {} on {}", criu, here(), hello.criu, hello.from)
         .hint("update the older one: images go from older to newer only");
@@ -264,26 +292,19 @@ void inspect_destination(const base::Context& context, const Hello& hello) {
   if (base::exists(box::paths_of(context, config.name).dir))
     throw base::error("there is a box {} on {} already", config.name, here())
         .hint("destroy it there, or choose another node");
-  if (auto given = box::given_epoch(context, config); given && *given > config.epoch + 1)
+  if (auto given = box::given_epoch(context, config); from == From::kNode && outdated(given, config.epoch))
     throw base::error("{} knows a newer box {} (epoch {}) than this one (epoch {})", here(), config.name,
                       *given, config.epoch)
         .hint("this copy is outdated: look for the node that has the newer one");
 
   box::bridge_mtu(config.bridge);  // throws where there is none
-  for (const auto& name : box::box_names(context)) {
-    auto other = box::find_config(context, name);
-    if (!other) continue;
-    if (other->id_base == config.id_base)
-      throw base::error("box {} on {} uses the same user ids as box {}", name, here(), config.name)
-          .hint("choose another node");
-    for (const auto& mine : config.addresses)
-      for (const auto& theirs : other->addresses)
-        if (mine.same_host(theirs))
-          throw base::error("address {} belongs to box {} on {}", mine.host(), name, here())
-              .hint("choose another node, or change one of the addresses");
-  }
+  require_no_clash(context, config);
   for (const auto& holder : box::probe(config.bridge, config.addresses))
-    if (holder.mac != config.mac)
+    if (from == From::kFile && holder.mac == config.mac)
+      throw base::error("box {} runs already: it answers for {} on the network of {}", config.name,
+                        holder.address.host(), here())
+          .hint("two copies of it must not run: find the node that has it");
+    else if (holder.mac != config.mac)
       throw base::error("address {} is in use on the network of {}, by {}", holder.address.host(), here(),
                         holder.mac.to_string())
           .hint("two machines have this address: find the other one first");
@@ -292,11 +313,13 @@ void inspect_destination(const base::Context& context, const Hello& hello) {
   base::make_directories(context.run_dir, 0711);
   require_space(context.state_dir, hello.private_bytes + 64 * kMiB,
                 "the private layer of box " + config.name);
-  require_space(context.run_dir, hello.memory_bytes + 16 * kMiB, "the memory of box " + config.name);
-  // For a moment it is there twice: as images and as processes.
-  if (uint64_t got = available_memory(); got < 2 * hello.memory_bytes + 64 * kMiB)
+  require_space(context.run_dir, (hello.lazy ? 0 : hello.memory_bytes) + 16 * kMiB,
+                "the memory of box " + config.name);
+  // Unless it follows, it is there twice for a moment: as images and as processes.
+  const uint64_t needed = (hello.lazy ? 1 : 2) * hello.memory_bytes + 64 * kMiB;
+  if (uint64_t got = available_memory(); got < needed)
     throw base::error("{} has {} of memory free, and box {} needs {} to be restored", here(), megabytes(got),
-                      config.name, megabytes(2 * hello.memory_bytes + 64 * kMiB))
+                      config.name, megabytes(needed))
         .hint("choose a node with more memory");
 }
 
@@ -309,7 +332,9 @@ nlohmann::json Hello::json() const {
           {"criu", criu},
           {"cpu_flags", cpu_flags},
           {"memory_bytes", memory_bytes},
-          {"private_bytes", private_bytes}};
+          {"private_bytes", private_bytes},
+          {"lazy", lazy},
+          {"dry_run", dry_run}};
 }
 
 Hello Hello::parse(const nlohmann::json& json) {
@@ -321,6 +346,8 @@ Hello Hello::parse(const nlohmann::json& json) {
     h.cpu_flags = json.at("cpu_flags");
     h.memory_bytes = json.at("memory_bytes");
     h.private_bytes = json.at("private_bytes");
+    h.lazy = json.at("lazy");
+    h.dry_run = json.at("dry_run");
     h.config = box::Config::parse(json.at("box").get<std::string>());
   } catch (const nlohmann::json::exception&) {
     throw base::error("the other node's greeting lacks something, or it is of the wrong type");

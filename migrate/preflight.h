@@ -15,7 +15,7 @@
 namespace migrate {
 
 /// Of the protocol in docs/formats/move-wire.md.
-inline constexpr int kProtocol = 1;
+inline constexpr int kProtocol = 3;
 
 /// What the source says of the box and of itself before anything happens. Not trusted.
 struct Hello {
@@ -26,6 +26,8 @@ struct Hello {
   std::vector<std::string> cpu_flags;  ///< instruction sets that a program may have looked up
   uint64_t memory_bytes = 0;           ///< what CRIU will write
   uint64_t private_bytes = 0;          ///< what the private layer takes on disk
+  bool lazy = false;                   ///< its memory takes a connection of its own
+  bool dry_run = false;                ///< nothing will come of it
 
   [[nodiscard]] nlohmann::json json() const;
   static Hello parse(const nlohmann::json& json);
@@ -33,14 +35,26 @@ struct Hello {
 
 /// Looks at the box and this node; throws one sentence and a hint for what would make the move
 /// fail. Changes nothing.
-Hello inspect_source(const base::Context& context, const box::Status& status);
+Hello inspect_source(const base::Context& context, const box::Status& status, bool lazy = false);
 
-/// The same on the other node. What is missing of the box's layers is left to the caller.
-void inspect_destination(const base::Context& context, const Hello& hello);
+/// Of what inspect_destination looks for, that which another box of this node could have taken since: its
+/// addresses, MAC and ids. Under the node's lock (box::lock_node) it is certain.
+void require_no_clash(const base::Context& context, const box::Config& config);
+
+/// How a box comes: from a node, where it runs until it runs here, or from a file. Then nobody may run it.
+enum class From { kNode, kFile };
+
+/// The same on the other node, or where a file is to be restored. What is missing of the box's layers is left
+/// to the caller, and with a file what is known of the box's epoch.
+void inspect_destination(const base::Context& context, const Hello& hello, From from = From::kNode);
 /// Instruction sets of this machine's processor that programs use by themselves, sorted.
 std::vector<std::string> cpu_flags();
 /// Bytes that processes hold and no file does: what CRIU writes into images.
 uint64_t memory_of(const std::vector<pid_t>& pids);
+/// Bytes of it that lie in huge pages.
+uint64_t huge_memory_of(const std::vector<pid_t>& pids);
+/// What this node could still give to processes, in bytes (MemAvailable of proc_meminfo(5)).
+uint64_t available_memory();
 /// Files of the private layer that the box's processes have mapped shared and writable, as
 /// (device, inode): a store through such a mapping leaves no trace that a scan could see.
 std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper);

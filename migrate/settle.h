@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ namespace migrate {
 ///     leaving              any                       the box stays at the source
 ///     given                prepared, mine            the box is the destination's
 ///     gone, box is here    prepared                  it had been settled: stays at the source
+///     gone, so is the box  prepared                  the same, where STATE/given or STATE/destroyed shows it
 ///
 /// Either end can begin. The destination asks the source (kAsk) and does what it says; the source
 /// tells the destination (kSettle) what was decided. An answer that cannot be had leaves everything
@@ -29,8 +31,17 @@ struct Settled {
   bool open = false;  ///< still not decided: run recover again
 };
 
-/// `drover-node recover`: goes over every unfinished move on this node.
-std::vector<Settled> recover(const base::Context& context, const std::vector<std::string>& rsh);
+/// What a person says of a box whose other node has no word on it, or does not answer. A word that can be had
+/// counts more.
+enum class Ruling {
+  kNone,
+  kTake,  ///< it is this node's
+  kDrop,  ///< what is here of it goes
+};
+
+/// `drover-node recover`: goes over every unfinished move on this node, or over that of one box.
+std::vector<Settled> recover(const base::Context& context, const std::vector<std::string>& rsh,
+                             const std::optional<std::string>& only = {}, Ruling ruling = Ruling::kNone);
 
 /// The destination's side: asks the source until it knows, or until `patience` is over. True: the box is
 /// ours. False: it is dropped, or it stays frozen because there is no answer.

@@ -1,10 +1,7 @@
 #include "migrate/source.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <optional>
-#include <random>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -14,15 +11,22 @@
 #include "box/cgroup.h"
 #include "box/checkpoint.h"
 #include "box/firewall.h"
+#include "box/frames.h"
 #include "box/network.h"
 #include "box/ownership.h"
+#include "box/ready_for_criu.h"
 #include "box/rootfs.h"
 #include "box/runtime.h"
+#include "migrate/caught.h"
+#include "migrate/dirty.h"
+#include "migrate/memory.h"
+#include "migrate/plan.h"
 #include "migrate/preflight.h"
+#include "migrate/preflight_box.h"
+#include "migrate/quiet.h"
+#include "migrate/rounds.h"
 #include "migrate/settle.h"
-#include "migrate/stream.h"
 #include "migrate/transport.h"
-#include "migrate/tree.h"
 #include "migrate/wire.h"
 
 namespace migrate {
@@ -33,25 +37,10 @@ using Clock = std::chrono::steady_clock;
 
 // The destination restores, or waits for a slow disk, between two messages.
 constexpr auto kPatience = 5min;
-// Live rounds end when one of them sent less than this, or after so many: a box that writes faster
-// than the link carries would keep us here for ever.
-constexpr uint64_t kSmallRound = 1 << 20;
-constexpr int kMostRounds = 4;
-
-double ms_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-std::string random_id() {
-  std::random_device random;
-  std::string id;
-  for (int i = 0; i < 4; ++i) id += std::format("{:08x}", static_cast<uint32_t>(random()));
-  return id;
-}
 
 /// The source's part in a move.
 ///
-///     kPreflight ─ kLayers ─ kRounds ─ kFreeze ─ kImages ─ kDecide ─ kFinish ─ kDone
+///     kPreflight ─ kLayers ─ kRounds ─ kFreeze ─ kRestore ─ kDecide ─ kFinish ─ kDone
 ///     box runs here ───────────────────┤ frozen here, ──────┤ given ── runs there
 ///                                        and there
 ///
@@ -65,10 +54,15 @@ class SourceNode {
         name_(request.box),
         paths_(box::paths_of(context, request.box)),
         group_(paths_.cgroup),
+        goal_(request.goal.resolved(DirtyMemory::supported() && box::Criu().can_restore_lazily())),
+        lazy_(goal_.mode != Mode::kStop),
         transport_(request.rsh, request.to, {"drover-node", "receive"}),
-        wire_(transport_.in(), transport_.out(), 60s) {
+        wire_(transport_.in(), transport_.out(), 60s),
+        rounds_(context, request, goal_, paths_, wire_, report) {
     wire_.on_wait([this] {
-      if (!given_) base::check_interrupt();
+      if (given_) return;
+      base::check_interrupt();
+      if (memory()) memory()->require_connection();
     });
   }
 
@@ -87,8 +81,8 @@ class SourceNode {
         case State::kFreeze:
           state = freeze();
           break;
-        case State::kImages:
-          state = images();
+        case State::kRestore:
+          state = restore();
           break;
         case State::kDecide:
           state = decide();
@@ -107,6 +101,7 @@ class SourceNode {
   /// The box goes on here. False: not all of it could be undone.
   bool roll_back(const base::Error& cause) {
     const bool complete = undo_.roll_back();  // first: over a dead link the other node is not told soon
+    if (complete) play_caught();
     wire_.send_failed(cause.message(), cause.hint());
     return complete;
   }
@@ -121,28 +116,32 @@ class SourceNode {
             "drover-node has to be the only one that says something there: start-up files of the shell must "
             "not");
   }
-  void count_wire() { report_.wire_bytes = wire_.wire_bytes(); }
+  void count_wire() { report_.wire_bytes = wire_.wire_bytes() + (memory() ? memory()->wire_bytes() : 0); }
 
  private:
-  enum class State { kPreflight, kLayers, kRounds, kFreeze, kImages, kDecide, kFinish, kDone };
+  enum class State { kPreflight, kLayers, kRounds, kFreeze, kRestore, kDecide, kFinish, kDone };
 
   // from: start. to: kLayers. Nothing is changed on either side.
   State preflight() {
-    const Step step(*this, "preflight");
-    hello_ = inspect_source(context_, box::require_running(context_, name_));
-    hello_.id = random_id();
+    Step step = phase("preflight");
+    report_.mode = to_string(goal_.mode);
+    hello_ = inspect_source(context_, box::require_running(context_, name_), lazy_);
+    hello_.id = box::random_id();
+    hello_.dry_run = request_.dry_run;
     wire_.send_json(Frame::kHello, hello_.json());
     return State::kLayers;
   }
 
   // from: kPreflight. to: kRounds, with all layers at the destination.
   State layers() {
-    const Step step(*this, "layers");
+    Step step = phase("layers");
     auto offer = wire_.expect_json(Frame::kOffer, kPatience);
     greeted_ = true;
+    if (request_.dry_run) return predict();
     if (offer.at("missing_layers").empty()) return State::kRounds;
     // On a connection of its own, since it is the same as `template copy`.
     Transport copy(request_.rsh, request_.to, {"drover-node", "template", "receive"});
+    step.of_box = false;
     step.bytes = box::send_layers(context_, hello_.config, copy.in(), copy.out());
     copy.finish();
     wire_.send_json(Frame::kLayers, nlohmann::json::object());
@@ -150,24 +149,31 @@ class SourceNode {
     return State::kRounds;
   }
 
+  // from: kLayers. to: kDone. A dry run.
+  State predict() {
+    report_.predicted = rounds_.measure(hello_.private_bytes);
+    return State::kDone;
+  }
+
   // from: kLayers. to: kFreeze. The box runs and writes meanwhile; from here the move is on record.
   State rounds() {
+    Plan plan(goal_, rounds_.prepare());
+    if (plan.next() == Plan::Next::kCannot) throw plan.refusal(name_, request_.to);
     move_ = box::begin_move(paths_, box::MoveStep::kLeaving, hello_.id, request_.to, request_.rsh,
-                            hello_.config.epoch);
+                            hello_.config.epoch, lazy_);
     undo_.add("keep box " + name_ + " here", [this] { keep_box(context_, hello_.config); });
     base::pause_point("source.leaving");
-    upper_ = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
-    for (int round = 0; round < kMostRounds; ++round) {
-      const Step step(*this, "round " + std::to_string(round));
-      step.bytes = send_round(false);
-      wire_.expect_json(Frame::kRoundDone, kPatience);
-      if (round > 0 && step.bytes < kSmallRound) break;
-    }
+    rounds_.run(plan, hello_.id);
+    report_.predicted = plan.forecast(ms_since(started_));
+    report_.rounds = plan.rounds();
+    report_.bandwidth = plan.bandwidth();
+    report_.dirty_rate = plan.dirty_rate();
+    if (plan.next() == Plan::Next::kCannot) throw plan.refusal(name_, request_.to);
     base::pause_point("source.rounds");
     return State::kFreeze;
   }
 
-  // from: kRounds. to: kImages. Afterwards the freezer holds the box, with no process of ours or
+  // from: kRounds. to: kRestore. Afterwards the freezer holds the box, with no process of ours or
   // CRIU's needed for it, and no frame reaches it: its kernel would acknowledge what only the
   // images' successor may.
   State freeze() {
@@ -177,83 +183,70 @@ class SourceNode {
     if (!init) throw base::error("box {} has ended while it was being moved", name_);
     base::check_interrupt();
     wire_.expect_silence();
+    if (memory()) memory()->require_connection();
     box::Gate gate(box::host_end_name(name_));
+    catcher_.emplace(hello_.config.mac);
     frozen_at_ = Clock::now();
+    // What it gets last is caught, and its last answers still go out: shut at once, they would be lost.
+    if (!gate.divert(hello_.config.mac)) {
+      base::debug("this kernel cannot forward frames (nft_fwd_netdev): TCP has to send again");
+      gate.shut();
+    }
+    freeze_quiet(group_);
     gate.shut();
-    group_.freeze();
+    require_movable(hello_.config, group_.pids(), *init);  // what has come since the preflight
     base::pause_point("source.frozen");
-    const Step step(*this, "dump");
-    double round_ms = 0;
-    uint64_t round_bytes = 0;
-    box::Criu().dump({.init = *init,
-                      .images = paths_.images,
-                      .log = paths_.criu_log,
-                      .root = paths_.root,
-                      .cgroup = paths_.cgroup,
-                      .host_end = box::host_end_name(name_),
-                      .lock = paths_.criu_lock},
-                     [&] {
-                       const auto start = Clock::now();
-                       round_bytes = send_round(true);
-                       round_ms = ms_since(start);
-                     });
-    step.without = round_ms;
-    report_.phases.push_back({"last round", round_ms, round_bytes});
-    return State::kImages;
+    rounds_.last_memory();
+    Step step = phase("dump");
+    Report::Phase round{"last round"}, images{"images"};
+    auto request = box::dump_of(paths_, hello_.config, *init);
+    request.lazy = lazy_;
+    box::Criu().dump(request, [&] {
+      const auto start = Clock::now();
+      round.bytes = rounds_.last_files();
+      round.ms = ms_since(start);
+      images.bytes = rounds_.images();
+      images.ms = ms_since(start) - round.ms;
+    });
+    step.without = round.ms + images.ms;
+    report_.phases.push_back(round);
+    report_.phases.push_back(images);
+    return State::kRestore;
   }
 
   // from: kFreeze. to: kDecide, with the box restored and frozen at the destination.
-  State images() {
+  State restore() {
     base::pause_point("source.dumped");
-    {
-      const Step step(*this, "images");
-      wire_.send_json(Frame::kImages, nlohmann::json::object());
-      base::Fd dir = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
-      TreeSnapshot nothing;
-      step.bytes = send(dir.get(), nothing, {.final = true});
-    }
-    const Step step(*this, "restore");
+    Step step = phase("restore");
     wire_.expect_json(Frame::kPrepared, kPatience);
+    if (memory()) memory()->wait(goal_.mode == Mode::kPrecopy);
     return State::kDecide;
   }
 
-  // from: kImages. to: kFinish.
+  // from: kRestore. to: kFinish.
   State decide() {
     base::pause_point("source.prepared");
     base::check_interrupt();
     wire_.expect_silence();
+    if (memory()) memory()->require_connection();
     // The commit point: from this record on, the box is the destination's.
-    give();
-    undo_.commit();
-    given_ = true;
+    move_->commit(paths_, box::MoveStep::kGiven, [this] {
+      undo_.commit();
+      given_ = true;
+    });
     base::pause_point("source.given");
     return State::kFinish;
   }
 
-  /// Where the record could not be written for certain but is there, the other node may have been
-  /// told of it: then the box stays frozen, and `recover` reads what there is.
-  void give() {
-    try {
-      move_->advance(paths_, box::MoveStep::kGiven);
-    } catch (base::Error& e) {
-      auto found = box::find_move(paths_);
-      if (found && found->step != box::MoveStep::kGiven) throw;
-      undo_.commit();
-      given_ = true;
-      throw std::move(e)
-          .hint("look at the disk, then run `drover-node recover` here")
-          .exit(base::Exit::kNeedsRecover);
-    }
-  }
-
   // from: kDecide. to: kDone.
   State finish() {
-    const Step step(*this, "resume");
     try {
+      Step step = phase("resume");
       wire_.send_json(Frame::kCommit, nlohmann::json::object());
       wire_.expect_json(Frame::kRunning, 30s);
     } catch (const base::Error& lost) {
       base::warn("{}: telling {} again that box {} is its own", lost.message(), request_.to, name_);
+      catcher_.reset();  // the receiver of what is in it has gone
       if (!tell_destination(context_, *move_, name_, 60s))
         throw base::error("box {} was given to {}, which has not confirmed that it runs", name_, request_.to)
             .hint(
@@ -262,44 +255,37 @@ class SourceNode {
     }
     report_.freeze_ms = ms_since(*frozen_at_);
     report_.epoch = hello_.config.epoch + 1;
+    send_caught();
+    if (memory()) {
+      Step step = phase("memory");
+      step.bytes = memory()->finish(context_.progress);
+    }
     base::pause_point("source.running");
     forget_box(context_, hello_.config, report_.epoch);
     return State::kDone;
   }
 
-  uint64_t send_round(bool final) {
-    wire_.send_json(Frame::kRound, {{"final", final}});
-    SendOptions options;
-    options.final = final;
-    if (final) options.always = shared_writable_files(group_.pids(), upper_.get());
-    return send(upper_.get(), sent_, std::move(options));
+  /// What clients have sent since the freeze. By now the network knows where the box is, and nothing
+  /// more comes here. Without it TCP sends again, only later: so no failure in it is one of the move.
+  void send_caught() {
+    if (!catcher_) return;
+    try {
+      wire_.send(Frame::kCaught, encode_caught(catcher_->take()));
+    } catch (const base::Error& e) {
+      base::debug("{}", e.render());
+    }
+  }
+  void play_caught() {
+    if (!catcher_) return;
+    try {
+      box::play_frames(box::host_end_name(name_), hello_.config.mac, catcher_->take());
+    } catch (const base::Error& e) {
+      base::debug("{}", e.render());
+    }
   }
 
-  uint64_t send(int dir, TreeSnapshot& last, SendOptions options) {
-    options.check = [] { base::check_interrupt(); };
-    options.progress = [this](uint64_t done, uint64_t) { context_.progress.at(done); };
-    ZstdSink sink(wire_);
-    const TreeStats stats = send_tree(dir, sink, last, options);
-    sink.finish();
-    return stats.bytes;
-  }
-
-  /// A phase of the move: begins and ends it for `Progress`, and puts it into the report.
-  struct Step {
-    Step(SourceNode& source, std::string phase)
-        : source_(source), name_(std::move(phase)), phase_(source.context_.progress, name_) {}
-    ~Step() { source_.report_.phases.push_back({name_, ms_since(start_) - without, bytes}); }
-    Step(const Step&) = delete;
-    Step& operator=(const Step&) = delete;
-    mutable uint64_t bytes = 0;
-    mutable double without = 0;  ///< ms in it that another phase counts
-
-   private:
-    SourceNode& source_;
-    std::string name_;
-    base::Phase phase_;
-    Clock::time_point start_ = Clock::now();
-  };
+  Step phase(std::string name) { return {context_.progress, report_.phases, std::move(name)}; }
+  MemoryServer* memory() { return rounds_.memory(); }
 
   base::Context& context_;
   const MoveRequest& request_;
@@ -307,14 +293,18 @@ class SourceNode {
   const std::string name_;
   const box::Paths paths_;
   const box::Cgroup group_;
+  const Goal goal_;
+  const bool lazy_;  ///< CRIU's images do without the memory
   Transport transport_;
   Wire wire_;
   Hello hello_;
-  base::Fd upper_;
-  TreeSnapshot sent_;  ///< what the destination has of the private layer
+  const box::ReadyForCriu ready_;
+  Rounds rounds_;
+  const Clock::time_point started_ = Clock::now();
   std::optional<box::Move> move_;
   std::optional<Clock::time_point> frozen_at_;
-  bool greeted_ = false;  ///< the other node has answered
+  std::optional<box::FrameCatcher> catcher_;  ///< from the freeze on
+  bool greeted_ = false;                      ///< the other node has answered
   bool given_ = false;
   base::Undo undo_;
 };
@@ -334,7 +324,7 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
   SourceNode source(context, request, report);
   try {
     source.run();
-    report.outcome = Outcome::kMoved;
+    report.outcome = request.dry_run ? Outcome::kPlanned : Outcome::kMoved;
   } catch (const base::Error& thrown) {
     base::Error e = source.explain(thrown);
     if (!source.given()) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/context.h"
+#include "migrate/plan.h"
 #include "migrate/report.h"
 
 namespace migrate {
@@ -13,6 +14,8 @@ struct MoveRequest {
   std::string box;
   std::string to;                ///< node, as the transport knows it
   std::vector<std::string> rsh;  ///< words of the transport's command
+  Goal goal;
+  bool dry_run = false;  ///< nothing is moved: the report says what a move would be
 };
 
 /// Moves a running box to another node. On return it runs there, and the report's outcome is kMoved; on

@@ -12,7 +12,6 @@ namespace {
 
 using base::error;
 
-constexpr size_t kFrameSize = 256 << 10;
 constexpr int kWindowLog = 23;  // 8 MiB: more than any level up to 19 uses
 
 size_t checked(size_t result, const char* what) {
@@ -20,14 +19,59 @@ size_t checked(size_t result, const char* what) {
   return result;
 }
 
+class WireSink : public PieceSink {
+ public:
+  explicit WireSink(Wire& wire) : wire_(wire) {}
+  void piece(std::span<const std::byte> bytes) override { wire_.send(Frame::kData, bytes); }
+  void end() override { wire_.send(Frame::kDataEnd); }
+
+ private:
+  Wire& wire_;
+};
+
+class WireSource : public PieceSource {
+ public:
+  WireSource(Wire& wire, std::chrono::milliseconds timeout) : wire_(wire), timeout_(timeout) {}
+  std::span<const std::byte> next() override {
+    frame_ = wire_.recv(timeout_, "more data");
+    if (frame_.type == Frame::kData && frame_.bytes.empty())
+      throw error("the other node sent a frame of data without data");
+    if (frame_.type != Frame::kData && frame_.type != Frame::kDataEnd)
+      throw error("the other node sent \"{}\" in the middle of data", *frame_name(frame_.type));
+    if (frame_.type == Frame::kDataEnd && !frame_.bytes.empty())
+      throw error("the other node sent an end of data that holds {} bytes", frame_.bytes.size());
+    return frame_.bytes;
+  }
+  [[nodiscard]] std::string who() const override { return "the other node"; }
+
+ private:
+  Wire& wire_;
+  std::chrono::milliseconds timeout_;
+  Message frame_{};
+};
+
 }  // namespace
 
+void compress_block(std::span<const std::byte> bytes, std::vector<std::byte>& out) {
+  const size_t at = out.size();
+  out.resize(at + ZSTD_compressBound(bytes.size()));
+  out.resize(at + checked(ZSTD_compress(out.data() + at, out.size() - at, bytes.data(), bytes.size(), 1),
+                          "cannot compress"));
+}
+
+void decompress_block(std::span<const std::byte> packed, std::span<std::byte> out) {
+  const size_t got = checked(ZSTD_decompress(out.data(), out.size(), packed.data(), packed.size()),
+                             "the other node's data cannot be decompressed");
+  if (got != out.size()) throw error("the other node sent {} bytes where {} were due", got, out.size());
+}
+
 struct ZstdSink::State {
-  State(Wire& to, int level) : wire(to), context(ZSTD_createCCtx()) {
+  State(std::unique_ptr<PieceSink> own, PieceSink& pieces, int level)
+      : owned(std::move(own)), to(pieces), context(ZSTD_createCCtx()) {
     if (!context) throw error("no memory for zstd");
     checked(ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, level), "cannot set zstd's level");
     checked(ZSTD_CCtx_setParameter(context.get(), ZSTD_c_checksumFlag, 1), "cannot set zstd's checksum");
-    frame.resize(kFrameSize);
+    frame.resize(kMaxPiece);
   }
 
   void compress(std::span<const std::byte> bytes, ZSTD_EndDirective how) {
@@ -42,18 +86,24 @@ struct ZstdSink::State {
   }
 
   void send() {
-    if (filled > 0) wire.send(Frame::kData, std::span(frame).first(filled));
+    if (filled > 0) to.piece(std::span(frame).first(filled));
     filled = 0;
   }
 
-  Wire& wire;
+  std::unique_ptr<PieceSink> owned;
+  PieceSink& to;
   std::unique_ptr<ZSTD_CCtx, decltype([](ZSTD_CCtx* c) { ZSTD_freeCCtx(c); })> context;
   std::vector<std::byte> frame;
   size_t filled = 0;
   uint64_t in_bytes = 0;
 };
 
-ZstdSink::ZstdSink(Wire& wire, int level) : state_(std::make_unique<State>(wire, level)) {}
+ZstdSink::ZstdSink(Wire& wire, int level) {
+  auto to = std::make_unique<WireSink>(wire);
+  PieceSink& pieces = *to;
+  state_ = std::make_unique<State>(std::move(to), pieces, level);
+}
+ZstdSink::ZstdSink(PieceSink& to, int level) : state_(std::make_unique<State>(nullptr, to, level)) {}
 ZstdSink::~ZstdSink() = default;
 
 void ZstdSink::write(std::span<const std::byte> bytes) {
@@ -64,32 +114,26 @@ void ZstdSink::write(std::span<const std::byte> bytes) {
 void ZstdSink::finish() {
   state_->compress({}, ZSTD_e_end);
   state_->send();
-  state_->wire.send(Frame::kDataEnd);
+  state_->to.end();
 }
 
 uint64_t ZstdSink::bytes_in() const { return state_->in_bytes; }
 
 struct ZstdSource::State {
-  State(Wire& from, std::chrono::milliseconds longest)
-      : wire(from), timeout(longest), context(ZSTD_createDCtx()) {
+  State(std::unique_ptr<PieceSource> own, PieceSource& pieces)
+      : owned(std::move(own)), from(pieces), context(ZSTD_createDCtx()) {
     if (!context) throw error("no memory for zstd");
     checked(ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kWindowLog),
             "cannot set zstd's window");
     plain.resize(ZSTD_DStreamOutSize());
   }
 
-  /// The next frame into `in`; false at kDataEnd.
-  bool next_frame() {
+  /// The next piece into `in`; false at the end.
+  bool next_piece() {
     if (ended) return false;
-    frame = wire.recv(timeout, "more data");
-    if (frame.type == Frame::kData && frame.bytes.empty())
-      throw error("the other node sent a frame of data without data");
-    if (frame.type != Frame::kData && frame.type != Frame::kDataEnd)
-      throw error("the other node sent \"{}\" in the middle of data", *frame_name(frame.type));
-    if (frame.type == Frame::kDataEnd && !frame.bytes.empty())
-      throw error("the other node sent an end of data that holds {} bytes", frame.bytes.size());
-    in = {frame.bytes.data(), frame.bytes.size(), 0};
-    ended = frame.type == Frame::kDataEnd;
+    const auto piece = from.next();
+    in = {piece.data(), piece.size(), 0};
+    ended = piece.empty();
     return !ended;
   }
 
@@ -98,35 +142,39 @@ struct ZstdSource::State {
     ZSTD_outBuffer out = {to.data(), to.size(), 0};
     while (out.pos == 0) {
       if (complete) {
-        if (in.pos < in.size || next_frame())
-          throw error("the other node sent data behind the end of its zstd stream");
+        if (in.pos < in.size || next_piece())
+          throw error("{} sent data behind the end of its zstd stream", from.who());
         return 0;
       }
       // A full window may still hold output when the input is used up, so it is asked before a frame is
       // awaited.
       size_t had = in.pos;
-      size_t left = checked(ZSTD_decompressStream(context.get(), &out, &in),
-                            "the other node's data cannot be decompressed");
+      size_t left = ZSTD_decompressStream(context.get(), &out, &in);
+      if (ZSTD_isError(left))
+        throw error("{}'s data cannot be decompressed: {}", from.who(), ZSTD_getErrorName(left));
       complete = left == 0;
-      if (out.pos == 0 && !complete && in.pos == had && in.pos == in.size && !next_frame())
-        throw error("the other node ended its data in the middle");
+      if (out.pos == 0 && !complete && in.pos == had && in.pos == in.size && !next_piece())
+        throw error("{} ended its data in the middle", from.who());
     }
     return out.pos;
   }
 
-  Wire& wire;
-  std::chrono::milliseconds timeout;
+  std::unique_ptr<PieceSource> owned;
+  PieceSource& from;
   std::unique_ptr<ZSTD_DCtx, decltype([](ZSTD_DCtx* d) { ZSTD_freeDCtx(d); })> context;
-  Message frame{};
   ZSTD_inBuffer in = {nullptr, 0, 0};
   std::vector<std::byte> plain;  ///< for small reads
   size_t plain_at = 0, plain_end = 0;
   bool complete = false;  ///< zstd has seen the end of its stream
-  bool ended = false;     ///< kDataEnd was taken off the wire
+  bool ended = false;     ///< there are no more pieces
 };
 
-ZstdSource::ZstdSource(Wire& wire, std::chrono::milliseconds timeout)
-    : state_(std::make_unique<State>(wire, timeout)) {}
+ZstdSource::ZstdSource(Wire& wire, std::chrono::milliseconds timeout) {
+  auto from = std::make_unique<WireSource>(wire, timeout);
+  PieceSource& pieces = *from;
+  state_ = std::make_unique<State>(std::move(from), pieces);
+}
+ZstdSource::ZstdSource(PieceSource& from) : state_(std::make_unique<State>(nullptr, from)) {}
 ZstdSource::~ZstdSource() = default;
 
 void ZstdSource::read_exact(std::span<std::byte> out) {
@@ -144,7 +192,7 @@ void ZstdSource::read_exact(std::span<std::byte> out) {
       std::memcpy(out.data(), s.plain.data() + s.plain_at, got);
       s.plain_at += got;
     }
-    if (got == 0) throw error("the other node ended its data too early");
+    if (got == 0) throw error("{} ended its data too early", s.from.who());
     out = out.subspan(got);
   }
 }
@@ -152,7 +200,7 @@ void ZstdSource::read_exact(std::span<std::byte> out) {
 void ZstdSource::finish() {
   State& s = *state_;
   if (s.plain_at != s.plain_end || s.decompress(s.plain) != 0)
-    throw error("the other node sent more data than was due");
+    throw error("{} sent more data than was due", s.from.who());
 }
 
 }  // namespace migrate

@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <utility>
 
+#include "migrate/change_watch.h"
 #include "migrate/stream.h"
 #include "migrate/tree_snapshot.h"
 
@@ -36,16 +38,24 @@ struct TreeStats {
   uint64_t bytes = 0;    ///< content of files, holes not counted
   uint64_t removed = 0;  ///< names taken away (a directory counts once)
   // The sender's alone:
-  uint64_t scanned = 0;  ///< names in the tree
+  uint64_t scanned = 0;  ///< names that were looked at: all, or with a watch what may have changed
   uint64_t dirty = 0;    ///< files that may change unseen: the next round sends them in any case
 };
+
+/// Files as stat(2) on the tree tells them: device and inode.
+using FileSet = std::set<std::pair<dev_t, ino_t>>;
 
 struct SendOptions {
   /// The box is frozen: whatever still changes or vanishes is an Error.
   bool final = false;
-  /// Files (device and inode as stat(2) on the tree tells them) to send again though they look unchanged:
-  /// those that the box maps shared and writable.
-  std::set<std::pair<dev_t, ino_t>> always = {};
+  /// Files to send again though they look unchanged: those that the box maps shared and writable.
+  FileSet always = {};
+  /// Started before round 0 and given to every round: only what it names is looked at, and what stands in
+  /// `always` and `open`. Without it, and whenever it cannot tell, everything is. Access times that only a
+  /// read has moved since the last look are then not sent.
+  ChangeWatch* watch = nullptr;
+  /// With `watch`: what it is blind for (open_files.h). nullopt: not known, so everything is looked at.
+  std::optional<FileSet> open = FileSet();
   /// Called often; throws to stop the transfer.
   std::function<void()> check = {};
   /// Bytes of content sent so far, and how many there are in this round (a live tree may grow).

@@ -22,6 +22,13 @@ enum class Tag : uint8_t {
   kRemove = 7,   ///< name, and what is below
   kTimes = 8,    ///< name, atime, mtime: nothing else about it has changed
   kEnd = 9,
+  kPatch = 10,  ///< name, size, pieces, metadata: what differs in a file that has no other name
+};
+
+enum class PieceKind : uint8_t {
+  kEnd = 0,
+  kExtent = 1,  ///< length, offset, data
+  kHole = 2,    ///< length, offset
 };
 
 enum EnterFlag : uint8_t { kFresh = 1 };  ///< replaces what has the name, and is empty

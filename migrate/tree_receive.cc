@@ -98,7 +98,7 @@ class Receiver {
  private:
   void record(Tag tag) {
     if (tag == Tag::kLeave) return leave();
-    if (tag < Tag::kEnter || tag > Tag::kTimes)
+    if ((tag < Tag::kEnter || tag > Tag::kTimes) && tag != Tag::kPatch)
       throw bad_tree("there is no record {}", static_cast<unsigned>(tag));
     std::string name = in_.name();
     switch (tag) {
@@ -119,6 +119,9 @@ class Receiver {
         break;
       case Tag::kTimes:
         times(name);
+        break;
+      case Tag::kPatch:
+        patch(name);
         break;
       default:
         remove_entry(chain_.fd(), name.c_str(), chain_.path(name));
@@ -184,28 +187,86 @@ class Receiver {
 
   void file(const std::string& name) {
     link_target(name);
-    uint64_t size = in_.u64();
-    if (size > INT64_MAX) throw bad_tree("{} has {} bytes", chain_.path(name), size);
+    uint64_t size = take_size(name);
     Fd fd(create(name, [&](int dir) {
       return open_beneath(dir, name.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600).release();
     }));
     uint64_t end = 0;
-    while (size_t length = in_.u32()) {
-      uint64_t offset = in_.u64();
-      if (length > kMaxExtent || offset < end || offset > size || length > size - offset)
-        throw bad_tree("{} of {} bytes has {} bytes at {}, after {}", chain_.path(name), size, length, offset,
-                       end);
-      auto piece = std::span(piece_).first(length);
-      in_.data(piece);
-      write(fd.get(), piece, offset, name);
-      end = offset + length;
-      stats_.bytes += length;
-      if (options_.progress) options_.progress(stats_.bytes);
-      if (options_.check) options_.check();
-    }
+    while (size_t length = in_.u32()) end = extent(fd.get(), name, length, size, end);
     if (end < size && ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
       throw_cannot_write(chain_.path(name));
     apply_metadata(in_, fd.get(), nullptr, S_IFREG, false, chain_.path(name));
+  }
+
+  /// Writes into a file that is there: a regular one whose only name this is, so that no other one changes.
+  void patch(const std::string& name) {
+    uint64_t size = take_size(name);
+    Fd fd = open_beneath(chain_.fd(), name.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY);
+    struct stat status;
+    if (!fd || ::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode))
+      throw bad_tree("it has a part of {}, and there is no such file", chain_.path(name));
+    if (status.st_nlink != 1) throw bad_tree("it has a part of {}, which has other names", chain_.path(name));
+    if (static_cast<uint64_t>(status.st_size) != size && ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
+      throw_cannot_write(chain_.path(name));
+    uint64_t end = 0;
+    while (true) {
+      auto kind = PieceKind(in_.u8());
+      if (kind == PieceKind::kEnd) break;
+      if (kind == PieceKind::kExtent)
+        end = extent(fd.get(), name, in_.u32(), size, end);
+      else if (kind == PieceKind::kHole)
+        end = hole(fd.get(), name, size, end);
+      else
+        throw bad_tree("{} has a piece of kind {}", chain_.path(name), static_cast<unsigned>(kind));
+    }
+    apply_metadata(in_, fd.get(), nullptr, S_IFREG, true, chain_.path(name));
+  }
+
+  uint64_t take_size(const std::string& name) {
+    uint64_t size = in_.u64();
+    if (size > INT64_MAX) throw bad_tree("{} has {} bytes", chain_.path(name), size);
+    return size;
+  }
+
+  /// Takes what follows the length of an extent of a file of `size` bytes, and writes it. Returns where it
+  /// ends.
+  uint64_t extent(int fd, const std::string& name, size_t length, uint64_t size, uint64_t after) {
+    uint64_t offset = in_.u64();
+    if (length > kMaxExtent) bad_piece(name, size, length, offset, after);
+    check_piece(name, size, length, offset, after);
+    auto piece = std::span(piece_).first(length);
+    in_.data(piece);
+    write(fd, piece, offset, name);
+    stats_.bytes += length;
+    if (options_.progress) options_.progress(stats_.bytes);
+    if (options_.check) options_.check();
+    return offset + length;
+  }
+
+  uint64_t hole(int fd, const std::string& name, uint64_t size, uint64_t after) {
+    uint64_t length = in_.u64(), offset = in_.u64();
+    check_piece(name, size, length, offset, after);
+    // To the end of a block, or the last one would be filled with zeros instead.
+    constexpr uint64_t kUnit = 4096;
+    uint64_t whole = offset + length < size ? length : (length + kUnit - 1) / kUnit * kUnit;
+    if (whole > INT64_MAX - offset) bad_piece(name, size, length, offset, after);
+    if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                    static_cast<off_t>(whole)) != 0)
+      throw_cannot_write(chain_.path(name));
+    if (options_.check) options_.check();
+    return offset + length;
+  }
+
+  void check_piece(const std::string& name, uint64_t size, uint64_t length, uint64_t offset,
+                   uint64_t after) const {
+    if (length == 0 || offset < after || offset > size || length > size - offset)
+      bad_piece(name, size, length, offset, after);
+  }
+
+  [[noreturn]] void bad_piece(const std::string& name, uint64_t size, uint64_t length, uint64_t offset,
+                              uint64_t after) const {
+    throw bad_tree("{} of {} bytes has {} bytes at {}, after {}", chain_.path(name), size, length, offset,
+                   after);
   }
 
   void write(int fd, std::span<const std::byte> bytes, uint64_t offset, const std::string& name) {

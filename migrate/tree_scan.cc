@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
-#include <ctime>
 
 #include "base/error.h"
 #include "migrate/tree.h"
@@ -24,114 +24,98 @@ uint64_t nanoseconds(const timespec& time) {
   return static_cast<uint64_t>(time.tv_sec) * kNanoseconds + static_cast<uint64_t>(time.tv_nsec);
 }
 
-uint64_t clock_ns(clockid_t clock) {
-  timespec now = {};
-  ::clock_gettime(clock, &now);
-  return nanoseconds(now);
-}
-
-class Scan {
- public:
-  Scan(int root, bool final, const std::function<void()>& check)
-      // Opened anew, with O_NOATIME: the scan itself must not change what it compares.
-      : root_(open_beneath(root, ".", O_RDONLY | O_DIRECTORY | O_NOATIME)),
-        final_(final),
-        check_(check),
-        chain_(root_.get()) {}
-
-  TreeSnapshot run() {
-    struct stat status;
-    if (!root_ || ::fstat(root_.get(), &status) != 0)
-      throw base::sys_error("cannot look at the directory to send");
-    device_ = status.st_dev;
-    names_.push_back('\0');
-    take(nodes_.emplace_back(), status);
-    directory(0);
-    return std::move(snapshot_);
-  }
-
- private:
-  /// Its children, then what is below them. Nodes move while it runs: only indices are kept.
-  void directory(uint32_t at) {
-    if (chain_.depth() > kMaxTreeDepth)
-      throw error("{} is nested deeper than {} directories, more than a box can take along", chain_.path(),
-                  kMaxTreeDepth);
-    if (!list(at)) return vanished(at);
-    uint32_t first = nodes_[at].first, end = first + nodes_[at].count;
-    for (uint32_t child = first; child < end; ++child) {
-      if (!S_ISDIR(nodes_[child].mode) || nodes_[child].absent) continue;
-      chain_.enter(snapshot_.name(nodes_[child]));
-      directory(child);
-      chain_.leave();
-    }
-  }
-
-  bool list(uint32_t at) {
-    if (check_) check_();
-    int fd = chain_.try_fd();
-    if (fd < 0 && errno == EXDEV) throw error("something is mounted at {}", chain_.path());
-    size_t from = names_.size();
-    if (fd < 0 || !read_names(fd, names_)) return false;
-    if (names_.size() > UINT32_MAX || nodes_.size() + (names_.size() - from) / 2 >= UINT32_MAX)
-      throw error("there are too many files at {}", chain_.path());
-
-    auto first = static_cast<uint32_t>(nodes_.size());
-    for (size_t name = from; name < names_.size();) {
-      size_t length = std::strlen(&names_[name]);
-      Node& node = nodes_.emplace_back();
-      node.name_at = static_cast<uint32_t>(name);
-      node.name_length = static_cast<uint8_t>(length);
-      name += length + 1;
-    }
-    std::sort(nodes_.begin() + first, nodes_.end(),
-              [&](const Node& a, const Node& b) { return snapshot_.name(a) < snapshot_.name(b); });
-    nodes_[at].first = first;
-    nodes_[at].count = static_cast<uint32_t>(nodes_.size()) - first;
-    for (uint32_t child = first; child < nodes_.size(); ++child) look(fd, child);
-    return true;
-  }
-
-  void look(int directory, uint32_t at) {
-    struct stat status;
-    Node& node = nodes_[at];
-    if (::fstatat(directory, &names_[node.name_at], &status, AT_SYMLINK_NOFOLLOW) != 0) return vanished(at);
-    if (status.st_dev != device_)
-      throw error("something is mounted at {}", chain_.path(snapshot_.name(node)));
-    take(node, status);
-  }
-
-  static void take(Node& node, const struct stat& status) {
-    node.ino = status.st_ino;
-    node.ctime_ns = nanoseconds(status.st_ctim);
-    node.mtime_ns = nanoseconds(status.st_mtim);
-    node.atime_ns = nanoseconds(status.st_atim);
-    node.size = static_cast<uint64_t>(status.st_size);
-    node.mode = status.st_mode;
-    node.whiteout = is_whiteout(status);
-    node.linked = status.st_nlink > 1 && !S_ISDIR(status.st_mode);
-  }
-
-  void vanished(uint32_t at) {
-    bool gone = errno == ENOENT || errno == ENOTDIR || errno == ELOOP;
-    if (final_ || !gone || at == 0)
-      throw base::sys_error("cannot read {}", chain_.path(snapshot_.name(nodes_[at])));
-    nodes_[at].absent = true;
-  }
-
-  base::Fd root_;
-  bool final_;
-  const std::function<void()>& check_;
-  DirChain chain_;
-  dev_t device_ = 0;
-  TreeSnapshot snapshot_;
-  std::vector<Node>& nodes_ = snapshot_.nodes_;
-  std::string& names_ = snapshot_.names_;
-};
-
 }  // namespace
 
+TreeScan::TreeScan(int root, bool final, const std::function<void()>& check)
+    // Opened anew, with O_NOATIME: the scan itself must not change what it compares.
+    : root_(open_beneath(root, ".", O_RDONLY | O_DIRECTORY | O_NOATIME)),
+      final_(final),
+      check_(check),
+      chain_(root_.get()) {
+  struct stat status;
+  if (!root_ || ::fstat(root_.get(), &status) != 0)
+    throw base::sys_error("cannot look at the directory to send");
+  device_ = status.st_dev;
+  names_.push_back('\0');
+  take(nodes_.emplace_back(), status);
+}
+
+void TreeScan::directory(uint32_t at) {
+  if (chain_.depth() > kMaxTreeDepth)
+    throw error("{} is nested deeper than {} directories, more than a box can take along", chain_.path(),
+                kMaxTreeDepth);
+  if (!list(at)) return vanished(at);
+  uint32_t first = nodes_[at].first, end = first + nodes_[at].count;
+  for (uint32_t child = first; child < end; ++child) {
+    if (!S_ISDIR(nodes_[child].mode) || nodes_[child].absent) continue;
+    chain_.enter(snapshot_.name(nodes_[child]));
+    directory(child);
+    chain_.leave();
+  }
+}
+
+bool TreeScan::list(uint32_t at) {
+  int fd = open_directory();
+  size_t from = names_.size();
+  if (fd < 0 || !read_names(fd, names_)) return false;
+  if (names_.size() > UINT32_MAX || nodes_.size() + (names_.size() - from) / 2 >= UINT32_MAX)
+    throw error("there are too many files at {}", chain_.path());
+
+  auto first = static_cast<uint32_t>(nodes_.size());
+  for (size_t name = from; name < names_.size();) {
+    size_t length = std::strlen(&names_[name]);
+    Node& node = nodes_.emplace_back();
+    node.name_at = static_cast<uint32_t>(name);
+    node.name_length = static_cast<uint8_t>(length);
+    name += length + 1;
+  }
+  std::sort(nodes_.begin() + first, nodes_.end(),
+            [&](const Node& a, const Node& b) { return snapshot_.name(a) < snapshot_.name(b); });
+  nodes_[at].first = first;
+  nodes_[at].count = static_cast<uint32_t>(nodes_.size()) - first;
+  for (uint32_t child = first; child < nodes_.size(); ++child)
+    if (!look(fd, child)) vanished(child);
+  return true;
+}
+
+int TreeScan::open_directory() {
+  if (check_) check_();
+  int fd = chain_.try_fd();
+  if (fd < 0 && errno == EXDEV) throw error("something is mounted at {}", chain_.path());
+  return fd;
+}
+
+bool TreeScan::look(int directory, uint32_t at) {
+  struct stat status;
+  Node& node = nodes_[at];
+  if (::fstatat(directory, &names_[node.name_at], &status, AT_SYMLINK_NOFOLLOW) != 0) return false;
+  if (status.st_dev != device_) throw error("something is mounted at {}", chain_.path(snapshot_.name(node)));
+  take(node, status);
+  return true;
+}
+
+void TreeScan::take(Node& node, const struct stat& status) {
+  node.ino = status.st_ino;
+  node.ctime_ns = nanoseconds(status.st_ctim);
+  node.mtime_ns = nanoseconds(status.st_mtim);
+  node.atime_ns = nanoseconds(status.st_atim);
+  node.size = static_cast<uint64_t>(status.st_size);
+  node.mode = status.st_mode;
+  node.whiteout = is_whiteout(status);
+  node.linked = status.st_nlink > 1 && !S_ISDIR(status.st_mode);
+}
+
+void TreeScan::vanished(uint32_t at) {
+  bool gone = errno == ENOENT || errno == ENOTDIR || errno == ELOOP;
+  if (final_ || !gone || at == 0)
+    throw base::sys_error("cannot read {}", chain_.path(snapshot_.name(nodes_[at])));
+  nodes_[at].absent = true;
+}
+
 TreeSnapshot scan_tree(int root, bool final, const std::function<void()>& check) {
-  return Scan(root, final, check).run();
+  TreeScan scan(root, final, check);
+  scan.directory(0);
+  return std::move(scan.snapshot_);
 }
 
 namespace {
@@ -139,14 +123,24 @@ namespace {
 constexpr uint64_t kTickSlack = 20'000'000;
 // Far above what NTP's slewing does to the two clocks' distance in one scan: it does nothing.
 constexpr int64_t kClockSet = 5'000'000;
+
+uint64_t wall_ns(base::Clock& clock) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(clock.wall().time_since_epoch()).count());
+}
+
+uint64_t steady_ns(base::Clock& clock) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(clock.now().time_since_epoch()).count());
+}
 }  // namespace
 
-ScanStart::ScanStart()
-    : start_ns_(clock_ns(CLOCK_REALTIME) - kTickSlack), offset_ns_(start_ns_ - clock_ns(CLOCK_MONOTONIC)) {}
+ScanStart::ScanStart(base::Clock& clock)
+    : clock_(clock), start_ns_(wall_ns(clock) - kTickSlack), offset_ns_(start_ns_ - steady_ns(clock)) {}
 
 uint64_t ScanStart::mark_dirty(TreeSnapshot& snapshot) const {
   // mtime is not asked: it can be set to any year, and where a write moves it, it moves ctime, too.
-  uint64_t offset = clock_ns(CLOCK_REALTIME) - kTickSlack - clock_ns(CLOCK_MONOTONIC);
+  uint64_t offset = wall_ns(clock_) - kTickSlack - steady_ns(clock_);
   bool clock_was_set = std::abs(static_cast<int64_t>(offset - offset_ns_)) > kClockSet;
   uint64_t files = 0;
   for (Node& node : snapshot.nodes_) {

@@ -1,17 +1,20 @@
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "migrate/tree.h"
 #include "migrate/tree_compare.h"
+#include "migrate/tree_content.h"
 #include "migrate/tree_format.h"
 #include "migrate/tree_meta.h"
+#include "migrate/tree_part.h"
 #include "migrate/tree_record.h"
 #include "migrate/tree_scan.h"
 #include "migrate/tree_walk.h"
@@ -25,7 +28,6 @@ using Node = TreeSnapshot::Node;
 using Change = TreeDifference::Change;
 constexpr uint32_t kNone = TreeSnapshot::kNone;
 
-constexpr size_t kPiece = 256 << 10;
 // ext4 allows 65000 names of a file; the receiver's file system may allow fewer.
 constexpr uint32_t kWhiteoutLinks = 10'000;
 
@@ -34,13 +36,28 @@ constexpr uint32_t kWhiteoutLinks = 10'000;
 /// is marked absent, and the next round sends what is there.
 class Sender {
  public:
-  Sender(int root, Sink& sink, const TreeSnapshot& before, TreeSnapshot& now, const SendOptions& options)
-      : before_(before), now_(now), options_(options), out_(sink), chain_(root), piece_(kPiece) {
+  Sender(int root, Sink& sink, const TreeSnapshot& before, TreeSnapshot& now, SentContents& contents,
+         const SendOptions& options)
+      : before_(before),
+        now_(now),
+        contents_(contents),
+        options_(options),
+        out_(sink),
+        chain_(root),
+        content_(out_, contents, [this](uint64_t at) {
+          progress(at);
+          if (options_.check) options_.check();
+        }) {
     std::set<ino_t> always;
     struct stat status;
     if (::fstat(root, &status) != 0) throw base::sys_error("cannot look at the tree");
     for (auto [device, ino] : options.always)
       if (device == status.st_dev) always.insert(ino);
+    struct statfs system;
+    if (::fstatfs(root, &system) != 0) throw base::sys_error("cannot look at the tree");
+    // Holes begin and end where its blocks do.
+    may_patch_ = static_cast<size_t>(system.f_bsize) % kBlockSize == 0;
+    contents_.begin();
     difference_ = compare_trees(before, now, always);
     levels_.push_back({.node = 0, .fresh = false});
   }
@@ -54,6 +71,7 @@ class Sender {
     if (!entered_.empty()) leave();
     out_.tag(Tag::kEnd);
     out_.flush();
+    contents_.commit();
     return stats_;
   }
 
@@ -200,42 +218,38 @@ class Sender {
     if (!metadata) return drop(at);
     check_lower_links(at, status, *metadata);
     if (!enter_levels()) return false;
-    out_.tag(Tag::kFile);
-    out_.name(now_.name(node));
-    out_.u32(linked ? last_link_id_ + 1 : 0);
-    out_.u64(static_cast<uint64_t>(status.st_size));
-    extents(at, fd.get(), status.st_size);
-    out_.u32(0);
+    const auto size = static_cast<uint64_t>(status.st_size);
+    const FileBlocks* sent = linked ? nullptr : sent_before(at);
+    std::optional<FileBlocks> blocks;
+    if (may_patch_ && !linked && size >= kLeastPatch) blocks = contents_.room_for(size);
+    if (sent && blocks) {
+      out_.tag(Tag::kPatch);
+      out_.name(now_.name(node));
+      out_.u64(size);
+      stats_.bytes += content_.patch(fd.get(), size, *sent, *blocks, path(at));
+      out_.u8(static_cast<uint8_t>(PieceKind::kEnd));
+    } else {
+      out_.tag(Tag::kFile);
+      out_.name(now_.name(node));
+      out_.u32(linked ? last_link_id_ + 1 : 0);
+      out_.u64(size);
+      stats_.bytes += content_.whole(fd.get(), size, blocks ? &*blocks : nullptr, path(at));
+      out_.u32(0);
+    }
     out_.raw(metadata->wire);
-    progress(status.st_size);
-    done_ += static_cast<uint64_t>(status.st_size);
+    contents_.set(node.ino, std::move(blocks));
+    progress(size);
+    done_ += size;
     if (options_.final && (::fstat(fd.get(), &status) != 0 || !is_still(node, status))) throw_changed(at);
     return true;
   }
 
-  void extents(uint32_t at, int fd, off_t size) {
-    for (off_t pos = 0; pos < size;) {
-      off_t data = ::lseek(fd, pos, SEEK_DATA);
-      if (data < 0 && errno == ENXIO) return;  // a hole up to the end
-      if (data < 0) throw base::sys_error("cannot read {}", path(at));
-      off_t hole = ::lseek(fd, data, SEEK_HOLE);
-      if (hole < 0 && errno != ENXIO) throw base::sys_error("cannot read {}", path(at));
-      if (hole < 0 || data >= size) return;  // cut short meanwhile
-      for (pos = data; pos < std::min(hole, size);) {
-        size_t want = std::min(piece_.size(), static_cast<size_t>(std::min(hole, size) - pos));
-        ssize_t got = ::pread(fd, piece_.data(), want, pos);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) throw base::sys_error("cannot read {}", path(at));
-        if (got == 0) return;  // cut short meanwhile
-        out_.u32(static_cast<uint32_t>(got));
-        out_.u64(static_cast<uint64_t>(pos));
-        out_.data(std::span(piece_).first(static_cast<size_t>(got)));
-        pos += got;
-        stats_.bytes += static_cast<uint64_t>(got);
-        progress(pos);
-        if (options_.check) options_.check();
-      }
-    }
+  /// The blocks of the file that the other side has under this name, and under no other.
+  [[nodiscard]] const FileBlocks* sent_before(uint32_t at) const {
+    uint32_t old = difference_.before[at];
+    if (old == kNone || !S_ISREG(before_.node(old).mode) || before_.node(old).ino != now_.node(at).ino)
+      return nullptr;
+    return contents_.find(now_.node(at).ino);
   }
 
   /// Symlinks, pipes, sockets, whiteouts.
@@ -330,22 +344,24 @@ class Sender {
           .hint("build the template's layers without hard links");
   }
 
-  void progress(off_t within) const {
-    if (options_.progress) options_.progress(done_ + static_cast<uint64_t>(within), difference_.bytes);
+  void progress(uint64_t within) const {
+    if (options_.progress) options_.progress(done_ + within, difference_.bytes);
   }
 
   [[nodiscard]] std::string path(uint32_t at) const { return chain_.path(now_.name(now_.node(at))); }
 
   const TreeSnapshot& before_;
   TreeSnapshot& now_;
+  SentContents& contents_;
   const SendOptions& options_;
   RecordWriter out_;
   DirChain chain_;
-  std::vector<std::byte> piece_;
+  ContentSender content_;
   TreeDifference difference_;
   std::vector<Level> levels_;         ///< from the root to where the walk is
   std::vector<std::string> entered_;  ///< those that the other side knows of, with their metadata
-  size_t gone_ = kNotGone;            ///< the level that has vanished
+  bool may_patch_ = false;
+  size_t gone_ = kNotGone;  ///< the level that has vanished
   uint32_t last_link_id_ = 0, whiteout_id_ = 0, whiteout_links_ = 0;
   uint64_t done_ = 0;
   TreeStats stats_;
@@ -353,16 +369,48 @@ class Sender {
 
 }  // namespace
 
+namespace {
+
+/// What the watch has told since `last` was made, with what the caller names; nullopt: look at everything.
+std::optional<Changes> changes_since(const TreeSnapshot& last, const SendOptions& options) {
+  if (!options.watch) return std::nullopt;
+  const bool follows = !last.empty() && last.watched_ == options.watch->taken();
+  Changes changes = options.watch->take();
+  if (!options.open) base::debug("a file that is open for writing has lost the name it was opened by");
+  if (!follows || changes.all || !options.open) return std::nullopt;
+  for (const auto* files : {&options.always, &*options.open})
+    for (auto [device, ino] : *files) changes.files.insert(ino);
+  return changes;
+}
+
+}  // namespace
+
 TreeStats send_tree(int root, Sink& sink, TreeSnapshot& last, const SendOptions& options) {
-  ScanStart start;
+  base::Clock clock;
+  ScanStart start(clock);
   // Write-protects the pages of shared mappings, so that the next store is seen. A frozen box stores nothing.
   if (!options.final && ::syncfs(root) != 0) throw base::sys_error("cannot bring the tree to disk");
-  TreeSnapshot now = scan_tree(root, options.final, options.check);
-  uint64_t dirty = options.final ? 0 : start.mark_dirty(now);
-  TreeStats stats = Sender(root, sink, last, now, options).run();
-  stats.scanned = now.size();
-  stats.dirty = dirty;
-  last = std::move(now);
+  auto changes = changes_since(last, options);
+  TreeStats stats;
+  if (changes) {
+    TreePart part = look_again(root, last, std::move(*changes), options.final, options.check);
+    uint64_t dirty = options.final ? 0 : start.mark_dirty(part.now);
+    stats = Sender(root, sink, part.before, part.now, last.contents_, options).run();
+    stats.scanned = part.now.size();
+    stats.dirty = dirty;
+    put_back(last, part);
+  } else {
+    TreeSnapshot now = scan_tree(root, options.final, options.check);
+    uint64_t dirty = options.final ? 0 : start.mark_dirty(now);
+    stats = Sender(root, sink, last, now, last.contents_, options).run();
+    stats.scanned = now.size();
+    stats.dirty = dirty;
+    now.contents_ = std::move(last.contents_);
+    last = std::move(now);
+  }
+  last.watched_ = options.watch ? options.watch->taken() : 0;
+  base::debug("looked at {} names{}, {} differed", stats.scanned, changes ? " that may have changed" : "",
+              stats.entries + stats.removed);
   return stats;
 }
 

@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "migrate/tree_blocks.h"
+
 namespace migrate {
 
 /// What the sender remembers of a tree between two rounds: for each name enough to tell later
@@ -37,8 +39,11 @@ class TreeSnapshot {
     return std::string_view(names_).substr(node.name_at, node.name_length);
   }
 
-  std::vector<Node> nodes_;  ///< [0] is the root
+  /// [0] is the root. Rounds of what changed leave some behind that nothing refers to.
+  std::vector<Node> nodes_;
   std::string names_;
+  uint64_t watched_ = 0;  ///< ChangeWatch::taken() when it was made; 0: nothing was watching
+  SentContents contents_;
 };
 
 }  // namespace migrate

@@ -32,10 +32,21 @@ enum class Frame : uint8_t {
   kPrepared = 23,   ///< destination: restored and frozen; the source decides
   kCommit = 24,     ///< source: it is yours
   kRunning = 25,    ///< destination: it runs
+  kWant = 26,       ///< destination: these runs of pages; binary, as kPages (pages.h)
+  kPages = 27,      ///< source: one of them
+  kWhole = 28,      ///< destination: all memory is here
+  kReady = 29,      ///< destination: it waits for the memory
+  kStale = 30,      ///< source: these runs were written again; binary, as kWant
+  kHere = 31,       ///< destination: nothing is wanted of the source any more
   // After a move was cut off.
   kAsk = 32,     ///< destination: whose is the box?
   kSettle = 33,  ///< source: so it was decided
   kAnswer = 34,
+  // Memory, on a connection of its own.
+  kMemory = 35,  ///< source: of this move
+  kFetch = 36,   ///< destination: it broke; go on over this one
+  // When the box runs.
+  kCaught = 38,  ///< source: frames that clients sent to the box while it was frozen; binary (caught.h)
 };
 
 struct FrameName {
@@ -49,8 +60,12 @@ inline constexpr std::array kFrames = {
     FrameName{Frame::kRound, "round"},   FrameName{Frame::kRoundDone, "round done"},
     FrameName{Frame::kImages, "images"}, FrameName{Frame::kPrepared, "prepared"},
     FrameName{Frame::kCommit, "commit"}, FrameName{Frame::kRunning, "running"},
-    FrameName{Frame::kAsk, "ask"},       FrameName{Frame::kSettle, "settle"},
-    FrameName{Frame::kAnswer, "answer"},
+    FrameName{Frame::kWant, "want"},     FrameName{Frame::kPages, "pages"},
+    FrameName{Frame::kWhole, "whole"},   FrameName{Frame::kAsk, "ask"},
+    FrameName{Frame::kSettle, "settle"}, FrameName{Frame::kAnswer, "answer"},
+    FrameName{Frame::kReady, "ready"},   FrameName{Frame::kMemory, "memory"},
+    FrameName{Frame::kFetch, "fetch"},   FrameName{Frame::kCaught, "caught"},
+    FrameName{Frame::kStale, "stale"},   FrameName{Frame::kHere, "here"},
 };
 
 /// nullopt: no such frame.
@@ -97,6 +112,7 @@ class Wire {
   /// the commit point.
   void on_wait(std::function<void()> hook) { hook_ = std::move(hook); }
 
+  [[nodiscard]] int input() const { return in_; }  ///< for poll(2)
   /// Bytes on the wire, heads of frames included.
   [[nodiscard]] uint64_t bytes_sent() const { return sent_; }
   [[nodiscard]] uint64_t bytes_received() const { return received_; }

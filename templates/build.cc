@@ -171,6 +171,7 @@ class Build {
     if (box.working_dir) start.working_dir = *box.working_dir;
     if (box.stop_signal) start.stop_signal = *box.stop_signal;
     if (box.stop_seconds) start.stop_seconds = *box.stop_seconds;
+    if (box.control_groups) start.control_groups = *box.control_groups;
     return manifest;
   }
 

@@ -291,6 +291,7 @@ Definition::Box parse_box(Table& in) {
   box.working_dir = in.text("working_dir");
   box.stop_signal = in.text("stop_signal");
   box.stop_seconds = in.number("stop_seconds", 1, 3600);
+  box.control_groups = in.flag("control_groups");
   in.finish();
   // What is given is looked at as a whole with something valid in the place of what is not.
   Start start = {.init = box.init.value_or(std::vector<std::string>{"/sbin/init"}), .env = box.env};

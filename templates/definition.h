@@ -49,6 +49,7 @@ struct Definition {
     std::map<std::string, std::string> env;
     std::optional<std::string> working_dir, stop_signal;
     std::optional<unsigned> stop_seconds;
+    std::optional<bool> control_groups;
     unsigned line = 0;
   };
 

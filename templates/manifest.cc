@@ -45,6 +45,14 @@ class Reader {
     return value.get<uint64_t>();
   }
 
+  /// False when the key is not there: manifests from before it have none.
+  bool flag_if_there(const std::string& key) const {
+    auto found = object_.find(key);
+    if (found == object_.end()) return false;
+    if (!found->is_boolean()) throw bad(key, "true or false");
+    return found->get<bool>();
+  }
+
   const json& list(const std::string& key, size_t most) const {
     const json& value = at(key);
     if (!value.is_array() || value.size() > most)
@@ -84,6 +92,7 @@ Start parse_start(const Reader& in) {
   start.working_dir = in.text("working_dir");
   start.stop_signal = in.text("stop_signal");
   start.stop_seconds = static_cast<unsigned>(in.number("stop_seconds", 3600));
+  start.control_groups = in.flag_if_there("control_groups");
   if (std::string problem = problem_with(start); !problem.empty()) throw in.bad("", problem);
   return start;
 }
@@ -101,11 +110,13 @@ Package parse_package(const Reader& in) {
 }
 
 json start_json(const Start& start) {
-  return {{"init", start.init},
-          {"env", start.env},
-          {"working_dir", start.working_dir},
-          {"stop_signal", start.stop_signal},
-          {"stop_seconds", start.stop_seconds}};
+  json out = {{"init", start.init},
+              {"env", start.env},
+              {"working_dir", start.working_dir},
+              {"stop_signal", start.stop_signal},
+              {"stop_seconds", start.stop_seconds}};
+  if (start.control_groups) out["control_groups"] = true;
+  return out;
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ struct Start {
   std::string working_dir = "/";
   std::string stop_signal = "SIGTERM";  ///< asks process 1 to end the box
   unsigned stop_seconds = 10;           ///< how long it may take before the box is killed
+  bool control_groups = false;          ///< the box divides its control group itself, as systemd does
   bool operator==(const Start&) const = default;
 };
 

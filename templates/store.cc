@@ -11,7 +11,6 @@
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "templates/sign.h"
 
 namespace templates {
 namespace {
@@ -126,7 +125,7 @@ std::string Store::manifest_path(const Version& version) const {
   return std::format("{}/templates/{}/{}.json", state_dir_, version.name, version.version);
 }
 
-Keys Store::keys() const { return Keys(state_dir_ + "/keys"); }
+base::Keys Store::keys() const { return base::Keys(state_dir_ + "/keys"); }
 
 std::string Store::layer_path(std::string_view digest) const {
   if (!valid_digest(digest)) throw base::error("{} is not a layer's name", digest);

@@ -7,8 +7,8 @@
 
 #include "base/context.h"
 #include "base/fd.h"
+#include "base/sign.h"
 #include "templates/manifest.h"
-#include "templates/sign.h"
 
 namespace templates {
 
@@ -82,7 +82,7 @@ class Store {
   /// their layers, and layers; it is asked while nobody else writes. `dry_run` only tells.
   Freed gc(unsigned keep, const std::function<std::vector<std::string>()>& in_use, bool dry_run = false);
 
-  [[nodiscard]] Keys keys() const;
+  [[nodiscard]] base::Keys keys() const;
 
  private:
   [[nodiscard]] std::optional<Version> newest(std::string_view name) const;

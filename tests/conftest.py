@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT = "client"
-TEMPLATES = ("shell", "debian-13", "redis", "db", "web", "full")
+TEMPLATES = ("shell", "debian-13", "redis", "db", "web", "full", "debian-13-systemd", "full-systemd")
 STORE = Path("/var/cache/drover/test-store")
 
 
@@ -50,7 +50,7 @@ class Lab:
             env=self._env(), start_new_session=True, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            self.command("up", "--nodes", str(len(self.nodes)))
+            self.bring_up()
             self._read_pids()
         except BaseException:
             self._guard.communicate(timeout=60)
@@ -63,6 +63,9 @@ class Lab:
         assert self._guard.returncode == 0, f"ci/lab down failed:\n{talk}"
         left = traces(self.name)
         assert not left, "the lab left something behind:\n  " + "\n  ".join(left)
+
+    def bring_up(self):
+        self.command("up", "--nodes", str(len(self.nodes)))
 
     def command(self, *words, check=True, timeout=60):
         """Runs `ci/lab WORDS...` for this lab."""
@@ -309,26 +312,34 @@ def lab():
 def templates(lab):
     """Gives the shipped TEMPLATES to every node of the lab. Returns the state directory that they come from; it
     is kept over test runs, outside the checkout. Building it for the first time takes minutes."""
-    STORE.mkdir(parents=True, exist_ok=True)
-    with no_time_limit(), open(STORE / "test.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test runs may share this machine
-        for name in TEMPLATES:
-            build_template(name)
+    with built(*TEMPLATES):
         for name in lab.nodes:
             checked(subprocess.run(["cp", "-a", *(STORE / part for part in ("layers", "templates", "keys")),
                                     lab.state / name], text=True, capture_output=True, timeout=300))
     return STORE
 
 
-def build_template(name):
-    sources = sorted(path for path in (ROOT / "templates/definitions").rglob("*") if path.is_file())
+@contextlib.contextmanager
+def built(*names):
+    """As long as it lasts, STORE has these of the shipped templates, as they are now."""
+    STORE.mkdir(parents=True, exist_ok=True)
+    with no_time_limit(), open(STORE / "test.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test runs may share this machine
+        for name in names:
+            build_template(name)
+        yield
+
+
+def build_template(name, definitions=ROOT / "templates/definitions"):
+    sources = sorted(path for directory in {definitions, ROOT / "templates/definitions"} for path in directory.rglob("*")
+                     if path.is_file())
     wanted = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     stamp = STORE / f"test.{name}"
     # Asking the mirror for newer packages takes long: once a day is enough.
     if lines(stamp) == [wanted] and stamp.stat().st_mtime > time.time() - 24 * 3600:
         return
     checked(subprocess.run(["drover", "--state-dir", STORE, "template", "build",
-                            ROOT / f"templates/definitions/{name}.toml"],
+                            definitions / f"{name}.toml"],
                            text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=900))
     stamp.write_text(wanted)
 
@@ -358,6 +369,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "limit(seconds): the test's time limit, for each of set-up, test and tear-down")
     config.addinivalue_line("markers", "leaves: what the test leaves in the lab is not an error")
     config.addinivalue_line("markers", "slow: left out by ci/test --quick")
+    config.addinivalue_line("markers", "exhaustive: only with ci/test --all")
 
 
 @contextlib.contextmanager

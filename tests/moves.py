@@ -56,6 +56,8 @@ class Box:
     def migrate(self, *words, check=True, timeout=120):
         """Moves it to the other node and returns the report, or the CompletedProcess where check is false."""
         here, there = self.node(), self.other()
+        if "--max-downtime" not in words:  # how fast this machine is just now, is no matter of theirs
+            words = ("--max-downtime", "60000", *words)
         result = self.lab.exec(here, "drover-node", "--json", "box", "migrate", self.name, "--to", there, *words,
                                check=False, timeout=timeout)
         if not check:
@@ -118,6 +120,7 @@ class Counter(threading.Thread):
 
     def __init__(self, lab, host, key="count", pause=0.005):
         super().__init__(daemon=True)
+        self.lab, self.host, self.second = lab, host, None
         self.redis, self.key, self.pause = Redis(lab, host), key, pause
         self.value = self.redis("INCR", key)
         self.error, self.ending = None, False
@@ -141,6 +144,11 @@ class Counter(threading.Thread):
         before = self.value
         until("the client's connection goes on", lambda: self.error or self.value > before + 3, timeout)
         assert self.error is None, f"after {self.value} answers: {self.error!r}"
+
+    def other(self):
+        """One more connection to the same server."""
+        self.second = self.second or Redis(self.lab, self.host)
+        return self.second
 
     def finish(self):
         self.check()
@@ -167,6 +175,8 @@ class Halted:
         self.lab, self.box, self.point = box.lab, box, point
         self.source, self.destination = box.node(), box.other()
         self.rsh = tmp_path / "rsh"
+        if "--mode" not in words:  # the shortest way, and the one with the fewest processes
+            words = ("--mode", "stop", *words)
         # Only the first connection stops there: what recover asks and tells later must not.
         at_destination = f"env DROVER_PAUSE_AT={point}" if point.startswith("destination.") else ""
         self.rsh.write_text("#!/bin/sh\nnode=$1; shift\n"
@@ -187,15 +197,23 @@ class Halted:
         if self.child.poll() is not None:
             out, err = self.child.communicate()
             raise AssertionError(f"the move ended with {self.child.returncode} before {self.point}:\n{out}{err}")
-        for pid in members(self.lab, self.destination):
-            if command_line(pid).startswith("drover-node receive"):
-                self.pids["destination"] = pid
-        for pid in members(self.lab, self.source):
-            if command_line(pid).startswith("ssh ") and parent(pid) == self.child.pid:
-                self.pids["transport"] = pid
+        # But for --mode stop there are two of each: the second pair is for the memory.
+        there = members(self.lab, self.destination)
+        guarded = {parent(pid) for pid in there if command_line(pid).startswith("drover-node guard")}
+        for name, pids in (
+                ("destination", [pid for pid in there if command_line(pid).startswith("drover-node receive")]),
+                ("transport", [pid for pid in members(self.lab, self.source)
+                               if command_line(pid).startswith("ssh ") and parent(pid) == self.child.pid])):
+            pids.sort(key=started)
+            if pids:
+                self.pids[name] = pids[0]
+            if name == "destination" and guarded & set(pids[1:]):
+                self.pids["bringer"] = pids[1]
+            if name == "transport" and pids[1:]:
+                self.pids["carrier"] = pids[1]
         side = self.point.split(".")[0]
         pid = self.pids.get(side)
-        return side if pid and state(pid) == "T" and len(self.pids) == 3 else None
+        return side if pid and state(pid) == "T" and {"destination", "transport"} <= self.pids.keys() else None
 
     def kill(self, victim):
         with contextlib.suppress(ProcessLookupError):
@@ -203,7 +221,8 @@ class Halted:
         if victim == "source":
             self.child.wait(10)
         elif self.stopped == "source":  # and knows of it when it goes on
-            until("the connection ends", lambda: state(self.pids["transport"]) in (None, "Z"))
+            connection = self.pids["carrier" if victim == "bringer" else "transport"]
+            until("the connection ends", lambda: state(connection) in (None, "Z"))
 
     def resume(self):
         if state(self.pids[self.stopped]) == "T":
@@ -236,6 +255,13 @@ def parent(pid):
     return None
 
 
+def started(pid):
+    """When a process began, in ticks; 0 when it is gone."""
+    for line in lines(f"/proc/{pid}/stat"):
+        return int(line.rpartition(")")[2].split()[19])
+    return 0
+
+
 def recover(lab, order):
     """`drover-node recover` on nodes one after the other; a tuple in the order means: at once."""
     for turn in order:
@@ -256,3 +282,36 @@ def remains(lab, box, node, before):
     for table in here.exec("nft", "list", "tables").stdout.splitlines():
         found |= {table} if "netdev" in table else set()
     return found
+
+
+# In the order in which a move passes them.
+POINTS = ["source.leaving", "destination.arriving", "destination.round", "source.rounds", "source.frozen",
+          "source.dumped", "destination.restoring", "destination.prepared", "source.prepared",
+          # here the source gives it away
+          "source.given", "destination.mine", "destination.running", "destination.named", "source.running"]
+GIVEN = POINTS[POINTS.index("source.given"):]
+ORDERS = ["source first", "destination first", "at once"]
+
+
+def point_is_frozen(point):
+    return POINTS.index(point) >= POINTS.index("source.frozen")
+
+
+def served(lab, node, timeout=60):
+    """Waits as long as a process of another node's is served here: it has a box locked, and forgets it in the end."""
+    end = time.monotonic() + timeout
+    while any("drover-node receive" in command_line(pid) for pid in members(lab, node)) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def settle(lab, move, order):
+    orders = {"source first": [move.source, move.destination], "destination first": [move.destination, move.source],
+              "at once": [(move.source, move.destination)]}
+    for node, (out, err), status in recover(lab, orders[order]):
+        assert status in (0, 4), f"recover on {node} ended with {status}:\n{out}{err}"
+    served(lab, move.source)
+    # Whatever the first one could not settle, the second one does; and then there is nothing left to do.
+    for node, (out, err), status in recover(lab, [move.source, move.destination]):
+        assert status == 0, f"recover on {node} ended with {status}:\n{out}{err}"
+    for node, (out, err), status in recover(lab, [move.destination, move.source]):
+        assert (status, out.split()) == (0, ["[]"]), f"recover on {node} found something again:\n{out}{err}"

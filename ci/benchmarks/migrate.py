@@ -1,39 +1,129 @@
-"""a redis box moves: freeze and gap against criu dump + rsync + criu restore"""
+"""boxes move: freeze and gap by size, against plain and lazy criu by hand and podman"""
 import json
+import os
 import pathlib
+import subprocess
 
-from common import Client, Lab, bar, build_templates, figure, median
+from common import Client, Lab, PeakMemory, attempt, bar, build_templates, figure, median, ratio
 
 ADDRESS = "10.77.0.20"
-PLAIN = pathlib.Path(__file__).with_name("plain-sequence")
+HERE = pathlib.Path(__file__).parent
+
+
+def fresh_box(lab, template):
+    """A running box r, of which nothing but its memory has to be moved: what lies on disk would only blur it."""
+    lab.give_templates()
+    lab.exec("node1", "drover-node", "box", "create", "r", "--template", template, "--ip", f"{ADDRESS}/24")
+    lab.exec("node1", "drover-node", "box", "start", "r")
+    for setting in ("appendonly no", "save ''"):
+        lab.wait_for("node1", "drover-node", "box", "exec", "r", "sh", "-c", f"redis-cli config set {setting}")
+
+
+def private_layer(lab):
+    """In bytes."""
+    return int(lab.exec("node1", "du", "-s", "-B1", "/var/lib/drover/boxes/r/private").split()[0])
+
+
+def move(lab, how):
+    """The report of one move, or of one by hand."""
+    if how != "drover":
+        return json.loads(lab.exec("node1", HERE / f"{how}-sequence", "r", "node2", timeout=120))
+    mode = os.environ.get("DROVER_BENCH_MODE")
+    argv = ["drover-node", "--json", "box", "migrate", "r", "--to", "node2", "--force", *(("--mode", mode) if mode else ())]
+    return json.loads(lab.exec("node1", *argv))
 
 
 def measure(megabytes, how):
-    """(freeze, gap) in ms of one move of a fresh box."""
+    """Of one move of a fresh redis: freeze and gap in ms, and drover-node's own memory at its peak in MiB."""
+    with Lab() as lab:
+        fresh_box(lab, "redis")
+        with Client(lab, ADDRESS, megabytes) as client:
+            if (on_disk := private_layer(lab)) > 64 << 20:
+                raise RuntimeError(f"the private layer has {on_disk} bytes: this would not measure memory")
+            with PeakMemory(lab) as peak:
+                report = move(lab, how)
+        return {"freeze": report["freeze_ms"], "gap": client.gap_ms, "mib": peak.mib}
+
+
+def measure_full():
+    """A box with an init, cron, dbus, nginx, PostgreSQL, redis and sshd: its gap, and what of that is CRIU's (ms)."""
+    with Lab() as lab:
+        fresh_box(lab, "full")
+        with Client(lab, ADDRESS, 0) as client:
+            report = move(lab, "drover")
+        phases = {phase["name"]: phase["ms"] for phase in report["phases"]}
+        return {"gap": client.gap_ms, "criu": phases["dump"] + phases["restore"]}
+
+
+def install_podman():
+    """Only here: it is 20 packages, for one figure."""
+    subprocess.run("command -v podman >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive "
+                   "apt-get -qq install -y --no-install-recommends podman; }",
+                   shell=True, check=True, capture_output=True)
+
+
+def measure_podman(megabytes):
+    """Ms from the checkpoint to the first answer at the other node."""
+    install_podman()
     with Lab() as lab:
         lab.give_templates()
         lab.exec("node1", "drover-node", "box", "create", "r", "--template", "redis", "--ip", f"{ADDRESS}/24")
-        lab.exec("node1", "drover-node", "box", "start", "r")
-        # Both carry the same memory; what lies on disk would only blur it.
-        lab.wait_for("node1", "drover-node", "box", "exec", "r", "redis-cli", "config", "set", "appendonly", "no")
-        with Client(lab, ADDRESS, megabytes) as client:
-            if how == "drover":
-                out = lab.exec("node1", "drover-node", "--json", "box", "migrate", "r", "--to", "node2")
+        layers = json.loads(lab.exec("node1", "drover-node", "--json", "box", "show", "r"))["layers"]
+        lab.exec("node1", HERE / "podman-sequence", "--start", "node2", *reversed(layers))
+        with Client(lab, "10.77.0.1", megabytes):
+            pass  # it fills; podman does not keep connections when it moves to another address
+        return move(lab, "podman")["freeze_ms"]
+
+
+def bars_of(found, podman):
+    def of(name, key):
+        return median(seen and seen[key] for seen in found[name])
+
+    rows = []
+    for size in (200, 1000):
+        for what in ("freeze", "gap"):
+            drover, plain = of(f"redis {size} MB, drover", what), of(f"redis {size} MB, plain", what)
+            rows.append(figure(f"redis {size} MB: {what}, plain sequence", plain, "ms"))
+            if (size, what) == (1000, "gap"):
+                rows.append(bar(f"redis {size} MB: {what}, drover", drover, 150, "ms"))
+                rows.append(bar(f"redis {size} MB: {what}, plain sequence / drover", ratio(plain, drover), 8, at_least=True))
             else:
-                out = lab.exec("node1", PLAIN, "r", "node2")
-        return json.loads(out)["freeze_ms"], client.gap_ms
+                rows.append(figure(f"redis {size} MB: {what}, drover", drover, "ms"))
+            rows.append(bar(f"redis {size} MB: {what}, drover / plain sequence", ratio(drover, plain), 1.0))
+    gap = of("redis 1000 MB, drover", "gap")
+    lazy = of("redis 1000 MB, lazy", "gap")
+    small, large = of("redis 128 MB, drover", "gap"), of("redis 4000 MB, drover", "gap")
+    full, criu = of("full box, drover", "gap"), of("full box, drover", "criu")
+    failed = sum(seen is None for several in found.values() for seen in several) + (podman is None)
+    return rows + [
+        figure("redis 1000 MB: gap, lazy pages by hand", lazy, "ms"),
+        bar("redis 1000 MB: gap, lazy pages by hand / drover", ratio(lazy, gap), 2, at_least=True),
+        figure("redis 1000 MB: podman checkpoint, copy, restore", podman, "ms"),
+        bar("redis 1000 MB: podman / gap, drover", ratio(podman, gap), 50, at_least=True),
+        figure("redis 128 MB: gap, drover", small, "ms"),
+        figure("redis 4000 MB: gap, drover", large, "ms"),
+        bar("redis: gap with 4000 MB / with 128 MB", ratio(large, small), 1.5),
+        bar("redis 4000 MB: drover-node's own memory", of("redis 4000 MB, drover", "mib"), 64, "MiB"),
+        figure("full box: gap, drover", full, "ms"),
+        figure("full box: of that CRIU's dump and restore", criu, "ms"),
+        bar("full box: gap / CRIU's dump and restore", ratio(full, criu), 1.3),
+        bar("moves that failed", failed, 0, "moves"),
+    ]
 
 
 def run(runs):
-    build_templates("debian-13", "redis")
-    bars = []
-    for megabytes in (200, 1000):
-        seen = {"drover": [], "plain": []}
-        for _ in range(runs):
-            for how, rows in seen.items():
-                rows.append(measure(megabytes, how))
-        for index, what in enumerate(("freeze", "gap")):
-            middle = {how: median(row[index] for row in rows) for how, rows in seen.items()}
-            bars += [figure(f"redis {megabytes} MB: {what}, {how}", ms, "ms") for how, ms in middle.items()]
-            bars.append(bar(f"redis {megabytes} MB: {what}, drover / plain sequence", middle["drover"] / middle["plain"], 1.0))
-    return bars
+    build_templates("debian-13", "redis", "full")
+    found = {}
+
+    def once(name, what, *arguments):
+        found.setdefault(name, []).append(attempt(name, what, *arguments))
+
+    for _ in range(runs):
+        for size in (200, 1000):
+            for how in ("drover", "plain"):
+                once(f"redis {size} MB, {how}", measure, size, how)
+        once("redis 1000 MB, lazy", measure, 1000, "lazy")
+        for size in (128, 4000):
+            once(f"redis {size} MB, drover", measure, size, "drover")
+        once("full box, drover", measure_full)
+    return bars_of(found, attempt("redis 1000 MB, podman", measure_podman, 1000))

@@ -225,3 +225,29 @@ def test_full_disk(boxes, full_disk):
     assert drover("stop", "box").returncode == 0  # what frees space must not need any
     assert drover("destroy", "box").returncode == 0
     assert drover("list").stdout.splitlines()[1:] == []
+
+
+@pytest.mark.limit(180)
+def test_room_for_some_files(boxes, full_disk):
+    """A box starts on a disk that is as good as full, whatever its first files are, or says why it does not."""
+    def drover(*words):
+        return boxes.drover("--state-dir", "/mnt/state", "--run-dir", "/run/drover-full", "box", *words, check=False)
+
+    full_disk.unlink()
+    outcomes = []
+    for room in range(12):
+        assert drover(*CREATE).returncode == 0
+        used = int(boxes.node.exec("df", "--output=iused", "/mnt").stdout.split()[1])
+        boxes.node.exec("mount", "-o", f"remount,nr_inodes={used + room}", "/mnt")
+        result = drover("start", "box")
+        if result.returncode:
+            assert result.returncode == 1
+            assert re.search(r"^error: cannot .*: No space left on device$", result.stderr, re.M), result.stderr
+        else:
+            # Its init would have ended by now.
+            assert drover("exec", "box", "sleep", "0.5").returncode == 0, (room, drover("list").stdout)
+            assert "running" in drover("list").stdout, room
+        outcomes.append(result.returncode)
+        boxes.node.exec("mount", "-o", "remount,nr_inodes=100000", "/mnt")
+        assert drover("destroy", "--force", "box").returncode == 0
+    assert outcomes[-1] == 0

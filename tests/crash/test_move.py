@@ -10,16 +10,11 @@ import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import DROVER, Box, Counter, Halted, increments_on_disk, members, recover, remains
+from moves import (DROVER, GIVEN, ORDERS, POINTS, Counter, Halted, increments_on_disk, members, point_is_frozen, recover,
+                   remains, settle, state)
+from rack import rack, shared  # noqa: F401: fixtures
 
-# In the order in which a move passes them.
-POINTS = ["source.leaving", "destination.arriving", "destination.round", "source.rounds", "source.frozen",
-          "source.dumped", "destination.restoring", "destination.prepared", "source.prepared",
-          # here the source gives it away
-          "source.given", "destination.mine", "destination.running", "destination.named", "source.running"]
-GIVEN = POINTS[POINTS.index("source.given"):]
 VICTIMS = ["source", "destination", "transport"]
-ORDERS = ["source first", "destination first", "at once"]
 
 
 def cases():
@@ -28,77 +23,6 @@ def cases():
         quick = (number // 3 + number // 9) % 3 == number % 3
         yield pytest.param(point, victim, order, marks=() if quick else pytest.mark.slow,
                            id=f"{point}-{victim}-{order.replace(' ', '-')}")
-
-
-class Rack:
-    """A redis box with a client, used by one test after the other as long as all is well with it."""
-
-    def __init__(self, lab):
-        self.lab, self.box, self.client = lab, None, None
-        self.empty = lab.inventory()
-
-    def ready(self):
-        if not self.box:
-            self.box = Box(self.lab, "crash", "redis", 30).start().answers(6379)
-            self.client = Counter(self.lab, self.box.ip4)
-        self.client.check()
-        return self.box
-
-    def check(self, node):
-        """The box runs on this node as if nothing had happened, and the other has nothing of it."""
-        assert self.box.states() == {node: "running"}
-        other = self.box.other()
-        assert not remains(self.lab, self.box, other, self.empty)
-        self.client.check()
-        acknowledged = self.client.value
-        assert increments_on_disk(self.box) >= acknowledged
-
-    def well(self):
-        return self.box and not self.client.error and list(self.box.states().values()) == ["running"] \
-            and not remains(self.lab, self.box, self.box.other(), self.empty)
-
-    def end(self):
-        if self.box:
-            acknowledged = self.client.finish()
-            assert increments_on_disk(self.box) >= acknowledged
-            self.box.destroy()
-            left = self.lab.inventory() - self.empty
-            self.wipe()
-            assert not left
-
-    def wipe(self):
-        """Takes everything away by force."""
-        if self.client:
-            self.client.ending = True
-        self.box = self.client = None
-        self.lab.clean()
-
-
-@pytest.fixture(scope="module")
-def shared(lab, templates):
-    rack = Rack(lab)
-    yield rack
-    rack.end()
-
-
-@pytest.fixture
-def rack(shared):
-    shared.ready()
-    yield shared
-    if not shared.well():  # the test has failed; the next one begins anew
-        shared.wipe()
-
-
-def settle(lab, move, order):
-    orders = {"source first": [move.source, move.destination], "destination first": [move.destination, move.source],
-              "at once": [(move.source, move.destination)]}
-    for node, (out, err), status in recover(lab, orders[order]):
-        assert status in (0, 4), f"recover on {node} ended with {status}:\n{out}{err}"
-    # Whatever the first one could not settle, the second one does; and then there is nothing left to do.
-    for node, (out, err), status in recover(lab, [move.source, move.destination]):
-        assert status == 0, f"recover on {node} ended with {status}:\n{out}{err}"
-    for node, (out, err), status in recover(lab, [move.destination, move.source]):
-        assert (status, out.split()) == (0, ["[]"]), f"recover on {node} found something again:\n{out}{err}"
 
 
 @pytest.mark.leaves
@@ -118,10 +42,6 @@ def test_killed(lab, rack, tmp_path, point, victim, order):
         assert status in (0, 4), move.err
     else:
         assert status == (3 if point_is_frozen(point) else 1), move.err
-
-
-def point_is_frozen(point):
-    return POINTS.index(point) >= POINTS.index("source.frozen")
 
 
 BEFORE_GIVEN = [point for point in POINTS if point.startswith("source.") and point not in GIVEN]
@@ -155,7 +75,7 @@ def test_interrupted_after_the_commit_point(lab, rack, tmp_path):
 def test_ctrl_c_while_criu_dumps(lab, rack, delay_ms):
     """A terminal sends its SIGINT to every process of the group; CRIU must not die of it with the box half undone."""
     source, other = rack.box.node(), rack.box.other()
-    child = lab.popen(source, "drover-node", "--json", "box", "migrate", rack.box.name, "--to", other,
+    child = lab.popen(source, "drover-node", "--json", "box", "migrate", rack.box.name, "--to", other, "--mode", "stop",
                       start_new_session=True)
     journal = lab.node(source).path(f"{DROVER}/boxes/{rack.box.name}/move.journal")
     until("CRIU dumps", lambda: journal.exists() and criu_works(lab, source), timeout=60)
@@ -260,4 +180,78 @@ def test_destination_has_no_space_left(lab, rack, small_disk, tmp_path, full, ro
     assert error.endswith(": the disk of this node is full")
     assert rack.box.node() == move.source
     assert not left
+    rack.client.check()
+
+
+# The power is cut
+
+
+def power_cases():
+    """A node loses its power at a point: its processes, network, mounts and /run are gone, its disk is not."""
+    for point in ("source.leaving", "source.rounds", "source.frozen", "source.dumped", "destination.prepared",
+                  "source.prepared", "source.given", "destination.mine", "destination.running", "source.running"):
+        yield point, "source"
+    for point in ("destination.arriving", "destination.round", "source.dumped", "destination.restoring",
+                  "destination.prepared", "source.prepared", "source.given", "destination.mine", "destination.running",
+                  "destination.named", "source.running"):
+        yield point, "destination"
+    for point in ("source.dumped", "destination.prepared", "source.given", "destination.mine", "source.running"):
+        yield point, "both"
+
+
+QUICK = [("source.frozen", "source"), ("destination.prepared", "source"), ("source.given", "source"),
+         ("source.given", "destination"), ("destination.mine", "destination"), ("destination.prepared", "destination"),
+         ("source.given", "both"), ("destination.prepared", "both")]
+
+
+@pytest.mark.leaves
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("point, victim", [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.exhaustive, id="-".join(case)) for case in power_cases()])
+def test_power_cut(lab, rack, tmp_path, point, victim):
+    """Afterwards one node has the box, which runs there or can be started, with all writes that were acknowledged."""
+    move = Halted(rack.box, point, tmp_path)
+    dark = {"source": [move.source], "destination": [move.destination], "both": [move.source, move.destination]}[victim]
+    acknowledged = rack.client.value
+    for node in dark:
+        lab.off(node)
+    if move.source in dark:
+        move.child.wait(20)
+        # The other side goes on into nothing, or asks who is not there.
+        if move.destination not in dark:
+            move.resume()
+            time.sleep(3)
+    else:
+        move.resume()
+        move.child.wait(110)
+    for node in dark:
+        lab.on(node)
+    until("the destination's side ends", lambda: state(move.pids["destination"]) in (None, "Z"), timeout=110)
+    settle(lab, move, "source first" if victim == "destination" else "destination first")
+
+    owners = rack.box.states()
+    assert len(owners) == 1, owners
+    [(owner, what)] = owners.items()
+    if point in GIVEN:
+        assert owner == move.destination
+    elif victim != "destination" or point != "source.prepared":  # there the source may not know yet, and give it
+        assert owner == move.source
+    if what == "stopped":
+        assert owner == move.source  # a node that took it over starts it by itself
+        lab.exec(owner, "drover-node", "box", "start", rack.box.name)
+    else:
+        assert what == "running"
+    other = move.source if owner == move.destination else move.destination
+    assert not remains(lab, rack.box, other, rack.empty)
+    if owner == move.source and victim == "destination":
+        rack.check(owner)  # nobody noticed
+        return
+    # Its memory, and so the connection, died with a node; what was acknowledged had been on disk.
+    rack.box.answers(6379)
+    rack.client.ending = True
+    rack.client.join(100)
+    acknowledged = max(acknowledged, rack.client.value)
+    assert increments_on_disk(rack.box) >= acknowledged
+    rack.client = Counter(lab, rack.box.ip4)
+    assert rack.client.value > acknowledged
     rack.client.check()

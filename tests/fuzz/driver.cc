@@ -2,11 +2,14 @@
 // it. What is made depends on SEED and the number of the run only, so that a crash can be had again:
 //
 //     fuzz_migrate_tree CORPUS RUNS [SEED [FIRST]]
+//
+// RUNS is a number, or a time such as 10s.
 
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -91,7 +94,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: %s CORPUS RUNS [SEED [FIRST]]\n", argv[0]);
     return 2;
   }
-  uint64_t runs = std::strtoull(argv[2], nullptr, 0);
+  char* unit = nullptr;
+  uint64_t runs = std::strtoull(argv[2], &unit, 0);
+  auto end = std::chrono::steady_clock::time_point::max();
+  if (*unit == 's') {
+    end = std::chrono::steady_clock::now() + std::chrono::seconds(runs);
+    runs = ~0ULL;
+  }
   uint64_t seed = argc > 3 ? std::strtoull(argv[3], nullptr, 0) : 1;
   uint64_t first = argc > 4 ? std::strtoull(argv[4], nullptr, 0) : 0;
   for (int signal : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE}) ::signal(signal, tell_which);
@@ -110,11 +119,12 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "there is no corpus in %s\n", argv[1]);
     return 1;
   }
-  for (uint64_t i = first; i < first + runs; ++i) {
+  uint64_t done = 0;
+  for (uint64_t i = first; done < runs && std::chrono::steady_clock::now() < end; ++i, ++done) {
     std::snprintf(current, sizeof current, "again: %s %s 1 %llu %llu\n", argv[0], argv[1],
                   static_cast<unsigned long long>(seed), static_cast<unsigned long long>(i));
     run(Mutator(corpus, seed * 0x9e3779b97f4a7c15 + i).make());
   }
   std::printf("%zu inputs of the corpus, %llu changed ones\n", corpus.size(),
-              static_cast<unsigned long long>(runs));
+              static_cast<unsigned long long>(done));
 }

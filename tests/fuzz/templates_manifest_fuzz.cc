@@ -6,8 +6,8 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/sign.h"
 #include "templates/manifest.h"
-#include "templates/sign.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view text(reinterpret_cast<const char*>(data), size);
@@ -19,7 +19,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // Refused: what it was for.
   }
   try {
-    templates::Keys("/nonexistent").verify("message", text, "it");
+    base::Keys("/nonexistent").verify("message", text, "it");
     std::abort();  // nobody is trusted there
   } catch (const base::Error&) {
   }

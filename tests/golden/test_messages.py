@@ -46,7 +46,23 @@ drover-node box exec web1 --
 drover-node box show
 drover-node box destroy
 drover-node box migrate web1
+drover-node box migrate web1 --to node2 --mode lazy
+drover-node box migrate web1 --to node2 --max-downtime
+drover-node box migrate web1 --to node2 --max-downtime soon
+drover-node box migrate web1 --to node2 --max-downtime 0
+drover-node box migrate web1 --to node2 --max-downtime -5
+drover-node box migrate web1 --to node2 --max-downtime 1.5
+drover-node box migrate web1 --to node2 --max-downtime 600001
+drover-node box migrate web1 --to node2 --force now
+drover-node --json box migrate web1 --to node2 --max-downtime 0
+drover-node box checkpoint web1
+drover-node box checkpoint web1 a.ckpt b.ckpt
+drover-node box restore
+drover-node box restore a.ckpt --force now
 drover-node --json box start
+drover-node --json box create web1 --template
+drover-node box stop web1 --json --timeout
+drover-node --json box frobnicate
 """
 
 BOXES = """
@@ -58,6 +74,11 @@ drover-node box show web1
 drover-node box log web1
 drover-node box exec web1 true
 drover-node box destroy web1
+drover-node box checkpoint web1 /tmp/web1.ckpt
+drover-node box restore /etc/passwd
+drover-node box restore /no/such/file
+drover-node box restore /tmp
+drover-node box restore ""
 drover-node --json box destroy web1
 drover-node box create web1 --template redsi --ip 10.77.0.20/24
 drover-node box create web1 --template shell@2001010101 --ip 10.77.0.20/24
@@ -105,6 +126,7 @@ drover-node box create web2 --template shell --ip 10.77.0.21/24 --mac 02:00:00:0
 drover-node box exec web1 true
 drover-node box log web1
 drover-node box stop web1
+drover-node box checkpoint web1 /tmp/web1.ckpt
 drover-node box list
 drover-node box start web1
 drover-node box list

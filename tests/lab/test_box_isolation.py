@@ -18,6 +18,7 @@ CLIENT4, CLIENT6, NOBODY = "10.77.0.250", "fd77::250", "00:00:00:00:00:00"
 # Linux, arch/x86/entry/syscalls/syscall_64.tbl
 INIT_MODULE, FINIT_MODULE, DELETE_MODULE, KEXEC_LOAD, SWAPON, SETTIMEOFDAY, IOPL, SYSLOG, ACCT = \
     175, 313, 176, 246, 167, 164, 172, 103, 163
+IO_URING_SETUP = 425
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,13 @@ def test_rules_hold_when_the_box_changes_its_interface(boxes, lab, sh):
     sh(f"ping -c1 -W10 {CLIENT4}; ping -c1 -W10 {CLIENT6}")
 
 
+def test_users_of_the_box_ping(boxes, sh):
+    """Not only its root: Debian 13's ping has no privilege of its own."""
+    sh("useradd --create-home pinger")
+    sh(f"su - pinger -c 'ping -c1 -W10 {CLIENT4} && ping -c1 -W10 {CLIENT6}'")
+    sh("userdel --remove pinger")
+
+
 def test_the_box_cannot_see_its_neighbours_traffic(boxes, lab):
     """What the bridge floods for a MAC that it does not know is none of the box's business."""
     word, shown = os.urandom(12), boxes.show("debian")
@@ -321,6 +329,13 @@ def test_namespaces_inside_of_the_box(sh):
 ], ids=lambda call: str(call[0]))
 def test_system_calls_that_are_the_nodes(sh, call):
     assert sh(f"/inside call {' '.join(map(str, call))}").strip() in ("EPERM", "ENOSYS")
+
+
+def test_io_uring(boxes, sh):
+    """Nor is there any, because it could not be moved: neither for what the box started nor for what comes by exec."""
+    assert sh(f"/inside call {IO_URING_SETUP} 8 0").strip() == "ENOSYS"
+    init = sh("grep Seccomp_filters /proc/1/status").split()
+    assert init == ["Seccomp_filters:", "1"]
 
 
 def test_kernel_modules(boxes):

@@ -12,7 +12,8 @@ import pytest
 from conftest import ROOT, until
 from moves import Box, Counter, increments_on_disk, remains
 
-REPORT = ["box", "from", "to", "mode", "outcome", "epoch", "freeze_ms", "total_ms", "wire_bytes", "phases"]
+REPORT = ["box", "from", "to", "mode", "outcome", "epoch", "freeze_ms", "total_ms", "wire_bytes", "rounds", "bytes", "bandwidth",
+          "dirty_rate", "predicted", "phases"]
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_redis_client_sees_no_error(lab, make_box, before):
     assert not remains(lab, box, "node1", before)
 
     assert list(report) == REPORT
-    assert [report[key] for key in REPORT[:6]] == ["counted", "node1", "node2", "stop", "moved", old["epoch"] + 1]
+    assert [report[key] for key in REPORT[:6]] == ["counted", "node1", "node2", "precopy", "moved", old["epoch"] + 1]
     assert 0 < report["freeze_ms"] < report["total_ms"]
     assert report["wire_bytes"] > 0
     assert all(list(phase) == ["name", "ms", "bytes"] for phase in report["phases"])
@@ -268,6 +269,14 @@ def test_own_firewall_and_routes(lab, make_box):
         box.migrate()
         for words, was in zip(look, old):
             assert "\n".join(seen(box, words)) == "\n".join(was)
+
+
+@pytest.mark.limit(120)
+def test_users_of_the_box_ping(lab, make_box):
+    box = make_box("pinging", "debian-13", 31).answers(22)
+    for _ in range(2):
+        box.exec("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "ping", "-c1", "-W10", lab.address("client"))
+        box.migrate()
 
 
 @pytest.mark.limit(120)

@@ -1,6 +1,7 @@
 """What would make a move fail is found before it begins: one sentence, a hint, and the box never notices."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -116,7 +117,7 @@ def test_ids_are_taken(lab, box):
     text["id_base"] = box.show()["id_base"]
     config.write_text(json.dumps(text))
     try:
-        assert refused(box)[0] == "box neighbour on node2 uses the same user ids as box stays"
+        assert refused(box)[0] == f"range of user ids {box.show()['id_base']} belongs to box neighbour on node2"
     finally:
         lab.exec("node2", "drover-node", "box", "destroy", "neighbour")
 
@@ -233,7 +234,7 @@ def test_older_copy(lab, box):
     uuid = json.loads(lab.node("node1").path(f"{DROVER}/boxes/stays/box.json").read_text())["uuid"]
     given = lab.node("node2").path(f"{DROVER}/given")
     given.mkdir(exist_ok=True)
-    (given / uuid).write_text("7\n")
+    (given / uuid).write_text("7 " + 32 * "0" + "\n")
     try:
         error, _ = refused(box)
     finally:
@@ -250,3 +251,73 @@ def test_busy_box(lab, box, tmp_path):
         assert refusal.returncode == 1
         assert refusal.stderr.startswith("error: box stays is busy: another command is changing or moving it\nhint: ")
     box.migrate()
+
+
+CREATE = ("drover-node", "box", "create", "late", "--template", "shell")
+
+
+@pytest.mark.parametrize("option, value", [("--ip", "{ip4}/24"), ("--ip", "{ip6}/64"), ("--mac", "{mac}")])
+def test_what_an_arriving_box_has_is_taken(lab, box, tmp_path, option, value):
+    """Of a box that is on its way here too, though it runs elsewhere and its cable here is shut."""
+    value = value.format(ip4=box.ip4, ip6=box.ip6, mac=box.show()["mac"])
+    move = Halted(box, "destination.arriving", tmp_path)
+    other = () if option == "--ip" else ("--ip", "10.77.0.43/24")
+    result = lab.exec("node2", *CREATE, option, value, *other, check=False)
+    assert move.go_on() == 0
+    box.migrate()
+    assert (result.returncode, result.stderr.splitlines()[0]) == (
+        1, f"error: {'MAC' if option == '--mac' else 'address'} {value.split('/')[0]} belongs to box stays")
+
+
+def test_ids_of_an_arriving_box_are_taken(lab, box, tmp_path):
+    """A new box gets others, though its name would choose the same."""
+    made = next(names_of_range(box.show()["id_base"]))
+    move = Halted(box, "destination.arriving", tmp_path)
+    lab.exec("node2", "drover-node", "box", "create", made, "--template", "shell", "--ip", "10.77.0.43/24")
+    ids = lab.json("node2", "drover-node", "--json", "box", "show", made)["id_base"]
+    lab.exec("node2", "drover-node", "box", "destroy", made)
+    assert move.go_on() == 0
+    box.migrate()
+    assert ids == box.show()["id_base"] + 65536
+
+
+def names_of_range(id_base):
+    """Names whose ids begin there where they are free: box/node.cc takes the CRC-32C of the name."""
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    for number in itertools.count():
+        crc = 0xFFFFFFFF
+        for byte in f"box{number}".encode():
+            crc = crc >> 8 ^ table[(crc ^ byte) & 255]
+        if ((crc ^ 0xFFFFFFFF) % 60000 + 16) * 65536 == id_base:
+            yield f"box{number}"
+
+
+@pytest.mark.parametrize("what", ["address", "MAC", "range of user ids"])
+def test_taken_since_the_preflight(lab, box, tmp_path, what):
+    """Another box of the destination has it only after the destination has looked."""
+    layers = [lab.state / "node2/layers/sha256" / (digest.removeprefix("sha256:") + ".erofs") for digest in box.show()["layers"]]
+    mine = json.loads((box.upper().parents[1] / "box.json").read_text())
+    lab.exec("node2", "drover-node", "box", "create", "rival", "--template", "shell", "--ip", "10.77.0.44/24")
+    config = lab.node("node2").path(f"{DROVER}/boxes/rival/box.json")
+    key = {"address": "addresses", "MAC": "mac", "range of user ids": "id_base"}[what]
+    taken = json.dumps({**json.loads(config.read_text()), key: mine[key]})
+    # While the destination waits for layers that it lacks, it has looked already.
+    rsh = tmp_path / "rsh"
+    rsh.write_text(f'#!/bin/sh\ncase "$*" in *template*) cp {tmp_path}/taken {config};; esac\nexec ssh "$@"\n')
+    rsh.chmod(0o755)
+    (tmp_path / "taken").write_text(taken)
+    for layer in layers:
+        os.rename(layer, f"{layer}.away")
+    try:
+        result = lab.exec("node1", "drover-node", "box", "migrate", box.name, "--to", "node2", "--rsh", rsh, check=False)
+    finally:
+        for layer in layers:
+            os.rename(f"{layer}.away", layer)
+        lab.exec("node2", "drover-node", "box", "destroy", "rival")
+    assert result.returncode == 1
+    assert re.search(rf"^error: {what} \S+ belongs to box rival on node2$", result.stderr, re.M), result.stderr
+    assert box.node() == "node1"

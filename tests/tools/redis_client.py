@@ -87,6 +87,8 @@ def fill(redis, megabytes):
         redis.socket.sendall(b"".join(redis.request("SET", f"fill{k}", os.urandom(VALUE)) for k in keys))
         for _ in keys:
             redis.answer()
+    if redis("CONFIG", "GET", "appendonly")[1] == b"no":
+        return  # a rewrite would bring all of it to disk
     # As redis does by itself sooner or later: what is written from here on goes into a new, small file.
     redis("BGREWRITEAOF")
     while b"aof_rewrite_in_progress:1" in (info := redis("INFO", "persistence")) or b"rewrite_scheduled:1" in info:

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
+#include <format>
 
 #include "base/error.h"
 #include "base/mount.h"
@@ -49,6 +51,17 @@ TEST_F(FdTest, EveryDescriptorIsCloseOnExec) {
   Fd file = open("/dev/null", O_RDONLY);
   for (int fd : {pipe.read.get(), pipe.write.get(), copy.get(), file.get()})
     EXPECT_TRUE(::fcntl(fd, F_GETFD) & FD_CLOEXEC);
+}
+
+TEST(Fd, OfAProcessThatHasEnded) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  siginfo_t info{};
+  ASSERT_EQ(
+      0, ::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT));  // a zombie, with a /proc/PID
+  EXPECT_EQ(open_if_exists(std::format("/proc/{}/pagemap", child), O_RDONLY), std::nullopt);
+  EXPECT_EQ(read_file_if_exists(std::format("/proc/{}/pagemap", child)), std::nullopt);
+  EXPECT_EQ(::waitpid(child, nullptr, 0), child);
 }
 
 TEST_F(FdTest, OpenNamesThePath) {

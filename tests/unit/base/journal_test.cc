@@ -1,8 +1,11 @@
 #include "base/journal.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
+#include <array>
 #include <csignal>
 
 #include "base/error.h"
@@ -115,6 +118,22 @@ TEST_F(JournalTest, ReadingChangesNothing) {
   write_file(path_, text_ + "torn");
   EXPECT_EQ(Journal::read(path_), records_);
   EXPECT_EQ(read_file(path_), text_ + "torn");
+}
+
+/// After a failed fsync the page counts as clean; only a new write makes the next fsync mean something.
+TEST_F(JournalTest, OpeningWritesTheLastRecordAgain) {
+  auto changed = [&] {
+    struct stat s{};
+    EXPECT_EQ(::stat(path_.c_str(), &s), 0);
+    return s.st_mtim.tv_sec;
+  };
+  const std::array<timespec, 2> old = {timespec{1, 0}, timespec{1, 0}};
+  ASSERT_EQ(::utimensat(AT_FDCWD, path_.c_str(), old.data(), 0), 0);
+  EXPECT_EQ(Journal::read(path_), records_);
+  EXPECT_EQ(changed(), 1);
+  EXPECT_EQ(Journal::open(path_).records(), records_);
+  EXPECT_GT(changed(), 1);
+  EXPECT_EQ(read_file(path_), text_);
 }
 
 TEST_F(JournalTest, AFailedAppendIsTheLastOne) {

@@ -32,7 +32,7 @@ TEST_F(AnnounceTest, SaysByteByByteWhatTheStandardsAsk) {
   box::open_firewall(a.host_end, a.mac, a.addresses);
   const Tap bridge(this_netns().get(), "br0");
   frames(bridge);
-  box::announce(a.netns.get(), a.mac, a.addresses);
+  box::announce(a.netns.get(), a.mac, a.addresses).close();
 
   const std::string arp =
       "ffffffffffff021a2b3c4d5e0806"
@@ -90,7 +90,7 @@ TEST_F(AnnounceTest, MovesTheBoxToAnotherPortOfTheBridge) {
   const Host now = plug("now", "02:00:00:00:00:0a", {"10.77.0.10/24", "fd77::10/64"});
   box::shut_firewall(old.host_end);
   box::open_firewall(now.host_end, now.mac, now.addresses);
-  box::announce(now.netns.get(), now.mac, now.addresses);
+  box::announce(now.netns.get(), now.mac, now.addresses).close();
   EXPECT_TRUE(pings(peer, "10.77.0.10"));
   EXPECT_EQ(port(), now.host_end);
 }
@@ -98,7 +98,7 @@ TEST_F(AnnounceTest, MovesTheBoxToAnotherPortOfTheBridge) {
 TEST_F(AnnounceTest, WithoutAnInterfaceItIsAnError) {
   const base::Fd empty = new_netns();
   try {
-    box::announce(empty.get(), box::Mac::generate(), {Address::parse("10.77.0.10/24")});
+    box::announce(empty.get(), box::Mac::generate(), {Address::parse("10.77.0.10/24")}).close();
     ADD_FAILURE() << "no error";
   } catch (const base::Error& e) {
     EXPECT_EQ(e.message(), "there is no interface eth0");

@@ -115,7 +115,7 @@ TEST_F(TreeHostile, Beginnings) {
   EXPECT_EQ("it does not begin as one", refusal(Bytes().raw("DRVTREE0").u8(0)));
   EXPECT_EQ("its flags are 2", refusal(tree(2)));
   EXPECT_EQ("there is no record 0", refusal(tree().u8(0)));
-  EXPECT_EQ("there is no record 10", refusal(tree().u8(10)));
+  EXPECT_EQ("there is no record 11", refusal(tree().u8(11)));
 }
 
 TEST_F(TreeHostile, Names) {
@@ -200,6 +200,66 @@ TEST_F(TreeHostile, Content) {
             refusal(tree().file("f", 0, 9'000'000).number(uint32_t{kMaxExtent + 1}).number(uint64_t{0})));
   EXPECT_EQ("! cannot write /f: File too large",
             refusal(tree().file("f", 0, INT64_MAX).number(uint32_t{0}).metadata()));
+}
+
+TEST_F(TreeHostile, Patches) {
+  auto patch = [](Bytes before, std::string_view name, uint64_t size) {
+    return before.tag(Tag::kPatch).name(name).number(size);
+  };
+  auto file = [&](uint64_t size) { return patch(tree().whole_file("f"), "f", size); };
+  auto hole = [](Bytes bytes, uint64_t length, uint64_t offset) {
+    return bytes.u8(2).number(length).number(offset);
+  };
+  EXPECT_EQ("! no error", refusal(file(7)
+                                      .u8(1)
+                                      .extent(1, "ab")
+                                      .u8(2)
+                                      .number(uint64_t{2})
+                                      .number(uint64_t{3})
+                                      .u8(0)
+                                      .metadata()
+                                      .tag(Tag::kEnd)));
+  EXPECT_EQ(std::string("\0ab\0\0\0\0", 7), base::read_file(to("f")));
+
+  // Nothing but a regular file of one name is written into.
+  Bytes nodes = tree()
+                    .symlink("s", "../outside")
+                    .metadata()
+                    .tag(Tag::kNode)
+                    .name("pipe")
+                    .number(uint32_t{0})
+                    .u8(1)
+                    .metadata()
+                    .tag(Tag::kNode)
+                    .name("whiteout")
+                    .number(uint32_t{0})
+                    .u8(3)
+                    .metadata()
+                    .enter("d")
+                    .leave();
+  for (std::string_view name : {"none", "s", "pipe", "whiteout", "d"})
+    EXPECT_EQ("it has a part of /" + std::string(name) + ", and there is no such file",
+              refusal(patch(nodes, name, 1)));
+  EXPECT_EQ("it has a part of /f, which has other names",
+            refusal(patch(tree().whole_file("f", 1).link("l", 1), "f", 1)));
+  EXPECT_EQ("\"../outside\" is no name of a file", refusal(patch(tree(), "../outside", 1)));
+
+  EXPECT_EQ("/f has 9223372036854775808 bytes", refusal(file(uint64_t{1} << 63)));
+  EXPECT_EQ("! cannot write /f: File too large", refusal(file(INT64_MAX)));
+  EXPECT_EQ("/f has a piece of kind 3", refusal(file(5).u8(3)));
+  EXPECT_EQ("/f of 5 bytes has 6 bytes at 0, after 0", refusal(file(5).u8(1).extent(0, "123456")));
+  EXPECT_EQ("/f of 5 bytes has 0 bytes at 1, after 0", refusal(file(5).u8(1).extent(1, "")));
+  EXPECT_EQ("/f of 5 bytes has 1 bytes at 0, after 2",
+            refusal(file(5).u8(1).extent(0, "12").u8(1).extent(0, "3")));
+  EXPECT_EQ("/f of 9000000 bytes has 1048577 bytes at 0, after 0",
+            refusal(file(9'000'000).u8(1).number(uint32_t{kMaxExtent + 1}).number(uint64_t{0})));
+  EXPECT_EQ("/f of 5 bytes has 0 bytes at 0, after 0", refusal(hole(file(5), 0, 0)));
+  EXPECT_EQ("/f of 5 bytes has 6 bytes at 0, after 0", refusal(hole(file(5), 6, 0)));
+  EXPECT_EQ("/f of 5 bytes has 18446744073709551615 bytes at 4, after 0",
+            refusal(hole(file(5), UINT64_MAX, 4)));
+  EXPECT_EQ("/f of 5 bytes has 1 bytes at 18446744073709551615, after 0",
+            refusal(hole(file(5), 1, UINT64_MAX)));
+  EXPECT_EQ("/f of 5 bytes has 1 bytes at 1, after 2", refusal(hole(file(5).u8(1).extent(0, "12"), 1, 1)));
 }
 
 TEST_F(TreeHostile, Metadata) {

@@ -55,6 +55,7 @@ env = { A = "1", B = "x y" }
 working_dir = "/srv"
 stop_signal = "SIGINT"
 stop_seconds = 5
+control_groups = true
 [[file]]
 path = "/etc/app.conf"
 content = "a = 1\n"
@@ -80,6 +81,7 @@ owner = "1000"
   EXPECT_EQ(app.box.env.at("B"), "x y");
   EXPECT_EQ(app.box.stop_signal, "SIGINT");
   EXPECT_EQ(app.box.stop_seconds, 5u);
+  EXPECT_EQ(app.box.control_groups, true);
   ASSERT_EQ(app.files.size(), 3u);
   EXPECT_EQ(app.files[0].mode, 0640u);
   EXPECT_EQ(app.files[0].owner + ":" + app.files[0].group, "app:adm");

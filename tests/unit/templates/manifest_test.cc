@@ -84,6 +84,7 @@ TEST(Manifest, HostileOnesAreRefusedByKey) {
       {"/box/working_dir", "tmp", "working_dir to be an absolute path"},
       {"/box/stop_signal", "SIGKILL", "stop_signal to be one of"},
       {"/box/stop_seconds", 0, "stop_seconds from 1"},
+      {"/box/control_groups", 1, "box.control_groups: expected true or false"},
       {"/box/stop_seconds", 99999, "box.stop_seconds: expected"},
       {"/box", 3, "box: expected an object"},
   };
@@ -103,6 +104,14 @@ TEST(Manifest, EveryKeyIsNeeded) {
     std::string error = thrown([&] { Manifest::parse(document.dump()); });
     EXPECT_TRUE(error.contains(key + ": expected it to be there")) << error;
   }
+}
+
+TEST(Manifest, ControlGroupsNeedNotBeThere) {
+  Manifest manifest = sample();
+  EXPECT_FALSE(Manifest::parse(manifest.render()).start.control_groups);
+  EXPECT_FALSE(manifest.render().contains("control_groups"));
+  manifest.start.control_groups = true;
+  EXPECT_EQ(Manifest::parse(manifest.render()), manifest);
 }
 
 TEST(Manifest, OtherTextsAreRefused) {

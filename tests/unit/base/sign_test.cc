@@ -1,11 +1,15 @@
-#include "templates/sign.h"
+#include "base/sign.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "tests/unit/templates/samples.h"
+#include <functional>
 
-namespace templates {
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/mount.h"
+
+namespace base {
 namespace {
 
 // Made by minisign 0.12 (-G -W, -S, -S -l) over "hello\n".
@@ -29,6 +33,15 @@ constexpr const char* kLegacySignature =
     "RWSFZYzeug+dERo1ZTEP7b7FBylHTWRz8+qjZITLa/uG+rYR2yNzP4E3e66bKn/bW/OrdeywH9cnpZ1fNeIBLy1WyXvKSRG33Aw=\n"
     "trusted comment: legacy\n"
     "D8nxNh1DRK2EHfHvWeedd/RnCwyxbINJv8B23ZnEpJ2LtX7d3s4lfL5KQvkheTpr4hxbrs0VQdk7TZurxTt0BA==\n";
+
+std::string thrown(const std::function<void()>& body) {
+  try {
+    body();
+    return "";
+  } catch (const Error& e) {
+    return e.render();
+  }
+}
 
 class SignTest : public testing::Test {
  protected:
@@ -120,6 +133,19 @@ TEST_F(SignTest, KeysThatCannotSignAreRefused) {
   }
 }
 
+TEST_F(SignTest, AHashIsAsGoodAsTheMessage) {
+  Blake2b hash, other;
+  for (char c : std::string_view(kMessage)) hash.add(std::as_bytes(std::span(&c, 1)));
+  const Blake2b::Digest digest = hash.digest();
+  put("vendor.pub", kPublic);
+  EXPECT_EQ(thrown([&] { keys_.verify(digest, kSignature, "it"); }), "");
+  EXPECT_TRUE(thrown([&] { keys_.verify(other.digest(), kSignature, "it"); }).contains("does not match"));
+  EXPECT_TRUE(thrown([&] { keys_.verify(digest, kLegacySignature, "it"); }).contains("does not match"))
+      << "that one is over the message itself";
+  put("local.key", kSecret);
+  EXPECT_EQ(keys_.sign(digest, "c"), keys_.sign(kMessage, "c"));
+}
+
 TEST_F(SignTest, FilesThatAreNoKeysArePassedOver) {
   put("broken.pub", "untrusted comment: x\nAAAA\n");
   put("vendor.pub", kPublic);
@@ -129,4 +155,4 @@ TEST_F(SignTest, FilesThatAreNoKeysArePassedOver) {
 }
 
 }  // namespace
-}  // namespace templates
+}  // namespace base

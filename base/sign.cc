@@ -1,4 +1,4 @@
-#include "templates/sign.h"
+#include "base/sign.h"
 
 #include <fcntl.h>
 #include <sodium.h>
@@ -19,7 +19,7 @@
 // The formats are those of minisign 0.12 (https://jedisct1.github.io/minisign/, "Signature
 // format"): two-letter algorithm, 8 bytes of key number, then the key or the signature.
 
-namespace templates {
+namespace base {
 namespace {
 
 using Bytes = std::vector<unsigned char>;
@@ -82,10 +82,14 @@ std::string_view next_line(std::string_view& text) {
   return line.ends_with('\r') ? line.substr(0, line.size() - 1) : line;
 }
 
-std::array<unsigned char, crypto_generichash_BYTES_MAX> prehash(std::string_view message) {
-  std::array<unsigned char, crypto_generichash_BYTES_MAX> hash;
-  crypto_generichash(hash.data(), hash.size(), bytes(message), message.size(), nullptr, 0);
-  return hash;
+const unsigned char* bytes(const Blake2b::Digest& hash) {
+  return reinterpret_cast<const unsigned char*>(hash.data());
+}
+
+Blake2b::Digest prehash(std::string_view message) {
+  Blake2b hash;
+  hash.add(std::as_bytes(std::span(message)));
+  return hash.digest();
 }
 
 std::string render(const SecretKey& secret) {
@@ -207,10 +211,11 @@ Bytes global_input(std::span<const unsigned char> signature, std::string_view co
   return input;
 }
 
-bool matches(const Signature& signature, const PublicKey& key, std::string_view message) {
-  auto hash = prehash(message);
-  const unsigned char* input = signature.prehashed ? hash.data() : bytes(message);
-  size_t size = signature.prehashed ? hash.size() : message.size();
+bool matches(const Signature& signature, const PublicKey& key, const Blake2b::Digest& hash,
+             const std::string_view* message) {
+  if (!signature.prehashed && !message) return false;
+  const unsigned char* input = signature.prehashed ? bytes(hash) : bytes(*message);
+  size_t size = signature.prehashed ? hash.size() : message->size();
   Bytes global = global_input(signature.over_message, signature.comment);
   return crypto_sign_verify_detached(signature.over_message.data(), input, size, key.key.data()) == 0 &&
          crypto_sign_verify_detached(signature.over_comment.data(), global.data(), global.size(),
@@ -220,11 +225,14 @@ bool matches(const Signature& signature, const PublicKey& key, std::string_view 
 }  // namespace
 
 std::string Keys::sign(std::string_view message, const std::string& comment) const {
+  return sign(prehash(message), comment);
+}
+
+std::string Keys::sign(const Blake2b::Digest& hash, const std::string& comment) const {
   start_sodium();
   SecretKey secret = local_key(directory_);
   std::array<unsigned char, crypto_sign_BYTES> first, second;
-  auto hash = prehash(message);
-  crypto_sign_detached(first.data(), nullptr, hash.data(), hash.size(), secret.key.data());
+  crypto_sign_detached(first.data(), nullptr, bytes(hash), hash.size(), secret.key.data());
   Bytes global = global_input(first, comment);
   crypto_sign_detached(second.data(), nullptr, global.data(), global.size(), secret.key.data());
   Bytes data;
@@ -236,21 +244,32 @@ std::string Keys::sign(std::string_view message, const std::string& comment) con
 }
 
 void Keys::verify(std::string_view message, std::string_view signature, const std::string& what) const {
+  verify(prehash(message), &message, signature, what);
+}
+
+void Keys::verify(const Blake2b::Digest& hash, std::string_view signature, const std::string& what) const {
+  verify(hash, nullptr, signature, what);
+}
+
+void Keys::verify(const Blake2b::Digest& hash, const std::string_view* message, std::string_view signature,
+                  const std::string& what) const {
   start_sodium();
   std::optional<Signature> parsed = parse_signature(signature);
-  if (!parsed) throw base::error("the signature of {} is not in minisign's format", what);
+  if (!parsed)
+    throw base::error("the signature of {} is not in minisign's format", what)
+        .hint("fetch it again, or make it again");
   bool known = false;
   for (const PublicKey& key : trusted_keys(directory_)) {
     if (key.number != parsed->number) continue;
     known = true;
-    if (matches(*parsed, key, message)) return;
+    if (matches(*parsed, key, hash, message)) return;
   }
   if (known)
     throw base::error("{} does not match its signature: it was changed after it was signed", what)
-        .hint("fetch or build the template again");
+        .hint("fetch it again, or make it again");
   throw base::error("{} is not signed by a key that is trusted here", what)
-      .hint(std::format("to trust the machine that built it, copy its keys/local.pub to {}/NAME.pub",
-                        directory_));
+      .hint(std::format("to trust the machine that made it, copy its {}/local.pub to {}/NAME.pub here",
+                        std::filesystem::path(directory_).filename().string(), directory_));
 }
 
-}  // namespace templates
+}  // namespace base

@@ -1,0 +1,263 @@
+#include "migrate/memory.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <span>
+#include <thread>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/pause.h"
+#include "box/box.h"
+#include "box/cgroup.h"
+#include "box/ownership.h"
+#include "migrate/arrival.h"
+#include "migrate/pager.h"
+#include "migrate/pages.h"
+#include "migrate/preflight.h"
+#include "migrate/report.h"
+#include "migrate/settle.h"
+
+namespace migrate {
+namespace {
+
+using namespace std::chrono_literals;
+using Json = nlohmann::json;
+
+// A dump takes place between two messages, and the destination's disk may be slow.
+constexpr auto kPatience = 5min;
+// How long a box may wait for memory that does not come, before it is better started from its disk.
+constexpr auto kLost = 60s;
+constexpr size_t kMostRuns = kMaxFrame / 16;  // of one frame
+
+Json about(const std::string& id, const std::string& box) {
+  return {{"protocol", kProtocol}, {"id", id}, {"box", box}};
+}
+
+/// The move of this id, wherever the box is in its way here.
+std::optional<box::Move> find_arrival(const base::Context& context, const std::string& name,
+                                      const std::string& id) {
+  for (const box::Paths& paths : {box::arriving_paths_of(context, name), box::paths_of(context, name)})
+    if (auto move = box::find_move(paths); move && move->id == id) return move;
+  return std::nullopt;
+}
+
+/// The connection broke. True: there is another one, in `transport` and `wire`. False: the move was dropped.
+/// Throws when nobody has answered for so long that the memory is lost.
+bool connect_again(const base::Context& context, const std::string& name, const std::string& id,
+                   std::optional<Transport>& transport, std::optional<Wire>& wire) {
+  for (const auto deadline = std::chrono::steady_clock::now() + kLost;
+       std::chrono::steady_clock::now() < deadline; std::this_thread::sleep_for(1s)) {
+    const auto move = find_arrival(context, name, id);
+    if (!move) return false;
+    try {
+      wire.reset();
+      transport.emplace(move->rsh.empty() ? rsh_words("") : move->rsh, move->peer,
+                        std::vector<std::string>{"drover-node", "receive"});
+      wire.emplace(transport->in(), transport->out(), 10s);
+      wire->send_json(Frame::kFetch, about(id, name));
+      wire->expect_json(Frame::kReady, 20s);
+      return true;
+    } catch (const base::Error& e) {
+      base::debug("{}", e.render());
+    }
+  }
+  throw base::error("memory of box {} is on the other node, which does not answer", name);
+}
+
+/// Everything is here. Waits for the process that takes the box over.
+void take_whole(const base::Context& context, const std::string& name, const std::string& id, Pager& pager) {
+  for (const auto deadline = std::chrono::steady_clock::now() + kPatience;;
+       std::this_thread::sleep_for(5ms)) {
+    const auto lock = box::try_lock_box(context, name);
+    const box::Paths paths = box::paths_of(context, name);
+    auto move = lock ? box::find_move(paths) : std::nullopt;
+    if (move && move->id == id && move->step == box::MoveStep::kMine) {
+      move->advance(paths, box::MoveStep::kWhole);
+      base::pause_point("destination.whole");
+      pager.finish();
+      box::end_move(paths);
+      return;
+    }
+    if (lock && !find_arrival(context, name, id)) return;  // dropped: the source went on
+    if (std::chrono::steady_clock::now() > deadline)
+      throw base::error("box {} has all its memory, and nobody takes it over", name);
+  }
+}
+
+}  // namespace
+
+std::vector<PageRun> runs_of(const DirtyMemory::Written& written) {
+  std::vector<PageRun> runs;
+  for (const auto& run : written.runs) append_runs(runs, run.pid, run.begin, run.end);
+  return runs;
+}
+
+MemoryServer::MemoryServer(const std::vector<std::string>& rsh, const std::string& node,
+                           const std::string& id, const std::string& box)
+    : node_(node),
+      box_(box),
+      transport_(rsh, node, {"drover-node", "receive"}),
+      wire_(std::make_unique<Wire>(transport_.in(), transport_.out(), 60s)) {
+  wire_->on_wait([this] {
+    if (stop_) throw base::error("the move has failed");
+    if (!done_.valid()) base::check_interrupt();  // the thread has no part in it
+  });
+  wire_->send_json(Frame::kMemory, about(id, box));
+  wire_->expect_json(Frame::kReady, 30s);
+}
+
+MemoryServer::~MemoryServer() { stop_ = true; }
+
+void MemoryServer::begin_round(const DirtyMemory::Written& written, bool final, bool at_once) {
+  auto forget = written.unknown;
+  forget.insert(forget.end(), written.renewed.begin(), written.renewed.end());
+  wire_->send_json(Frame::kRound, {{"final", final}, {"at_once", at_once}, {"forget", forget}});
+}
+
+void MemoryServer::end_round() {
+  wire_->send(Frame::kDataEnd);
+  wire_->expect_json(Frame::kRoundDone, kPatience);
+}
+
+Sent MemoryServer::push(const std::map<pid_t, pid_t>& processes, const DirtyMemory::Written& written,
+                        const std::function<void(uint64_t)>& sent) {
+  const auto start = std::chrono::steady_clock::now();
+  const uint64_t before = wire_->wire_bytes();
+  Sent round;
+  PageSender sender(*wire_, processes);
+  begin_round(written, false, false);
+  for (const PageRun& run : runs_of(written)) {
+    base::check_interrupt();
+    round.bytes += sender.push(run);
+    sent(round.bytes);
+  }
+  end_round();
+  round.wire_bytes = wire_->wire_bytes() - before;
+  round.ms = ms_since(start);
+  return round;
+}
+
+void MemoryServer::serve(std::map<pid_t, pid_t> processes, DirtyMemory::Written written, bool push_rest) {
+  done_ = std::async(std::launch::async, [this, processes = std::move(processes),
+                                          written = std::move(written), push_rest] {
+    PageSender sender(*wire_, processes);
+    begin_round(written, true, push_rest);
+    const auto runs = runs_of(written);
+    if (push_rest) {
+      for (const PageRun& run : runs) served_ += sender.push(run);
+    } else {
+      for (size_t at = 0; at < runs.size(); at += kMostRuns)
+        send_runs(*wire_, Frame::kStale, std::span(runs).subspan(at, std::min(kMostRuns, runs.size() - at)));
+    }
+    end_round();
+    reach(Stage::kFinal);
+    Message last = serve_pages(*wire_, sender, kPatience, [this](uint64_t bytes) { served_ += bytes; });
+    if (last.type == Frame::kHere) {
+      reach(Stage::kHere);
+      // The box gets the rest of what is there already.
+      last = wire_->recv(kPatience, "\"whole\"");
+    }
+    if (last.type != Frame::kWhole)
+      throw base::error("{} sent \"{}\" where it was to ask for memory", node_, *frame_name(last.type));
+  });
+}
+
+void MemoryServer::reach(Stage stage) {
+  const std::lock_guard lock(mutex_);
+  stage_ = stage;
+  reached_.notify_all();
+}
+
+void MemoryServer::wait(bool everything) {
+  std::unique_lock lock(mutex_);
+  while (stage_ < (everything ? Stage::kHere : Stage::kFinal)) {
+    base::check_interrupt();
+    require_connection();
+    reached_.wait_for(lock, 100ms);
+  }
+}
+
+void MemoryServer::require_connection() {
+  if (done_.valid()) {
+    if (done_.wait_for(0s) != std::future_status::ready) return;
+    done_.get();  // throws what it ended by
+  } else if (pollfd state{transport_.in(), POLLIN, 0}; ::poll(&state, 1, 0) == 0) {
+    return;
+  }
+  throw base::error("the other node closed the connection for the box's memory");
+}
+
+uint64_t MemoryServer::finish(base::Progress& progress) {
+  while (done_.wait_for(100ms) == std::future_status::timeout) progress.at(served_);
+  try {
+    done_.get();
+  } catch (const base::Error& lost) {
+    throw base::error("box {} runs on {}, but the connection for its memory broke: {}", box_, node_,
+                      lost.message())
+        .hint(
+            "it fetches the rest by itself: leave this node up, and run `drover-node recover` here in a "
+            "minute");
+  }
+  return served_;
+}
+
+void bring_memory(const base::Context& context, Wire& first, const Json& hello) {
+  const std::string name = hello.value("box", ""), id = hello.value("id", "");
+  box::check_name(name);
+  const box::Paths paths = box::arriving_paths_of(context, name);
+  const auto move = find_arrival(context, name, id);
+  if (!move || !move->lazy || move->step != box::MoveStep::kArriving)
+    throw base::error("no box {} is on its way here by this move", name);
+  const PagerLock at_work(paths);
+  Pager pager(paths.run, paths.images, paths.cgroup);
+  first.send_json(Frame::kReady, Json::object());
+
+  std::optional<Transport> transport;
+  std::optional<Wire> next;
+  Wire* wire = &first;
+  while (!pager.whole()) {
+    try {
+      pager.run(*wire);
+      continue;
+    } catch (const base::Error& lost) {
+      if (!pager.restored()) throw;  // the guard ends what was restored, and the source goes on
+      if (pager.here()) continue;
+      base::warn("{}: box {} still lacks memory", lost.message(), name);
+    }
+    // Thrown on, it ends this process: the guard kills the box, and `recover` starts it from its disk.
+    if (!connect_again(context, name, id, transport, next)) return;
+    wire = &*next;
+    pager.ask_again();
+  }
+  take_whole(context, name, id, pager);
+  try {
+    wire->send_json(Frame::kWhole, Json::object());
+  } catch (const base::Error& lost) {
+    base::warn("{}: {} will ask", lost.message(), move->peer);
+  }
+}
+
+void answer_fetch(const base::Context& context, Wire& wire, const Json& hello) {
+  const std::string name = hello.value("box", ""), id = hello.value("id", "");
+  const box::Config config = box::load_config(context, name);
+  const box::Lock lock = box::lock_box(context, name);
+  const box::Paths paths = box::paths_of(context, name);
+  const auto move = box::find_move(paths);
+  if (!move || move->id != id || move->step != box::MoveStep::kGiven)
+    throw base::error("box {} was not given away by this move", name);
+  const box::Cgroup group(paths.cgroup);
+  const auto processes = box::processes_of(group);
+  if (processes.empty() || !group.frozen())
+    throw base::error("the memory of box {} is not here any more", name);
+  wire.send_json(Frame::kReady, Json::object());
+  PageSender sender(wire, processes);
+  Message last = serve_pages(wire, sender, 1min, {});
+  if (last.type == Frame::kHere) last = wire.recv(kPatience, "\"whole\"");
+  if (last.type != Frame::kWhole)
+    throw base::error("the other node sent \"{}\" where it was to ask for memory", *frame_name(last.type));
+  forget_box(context, config, move->epoch + 1);
+}
+
+}  // namespace migrate

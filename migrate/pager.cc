@@ -1,0 +1,396 @@
+#include "migrate/pager.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <nlohmann/json.hpp>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <format>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "box/checkpoint.h"
+#include "migrate/guard.h"
+
+namespace migrate {
+namespace {
+
+using namespace std::chrono_literals;
+using base::error;
+
+// What CRIU says instead of one more pid when all tasks are restored (criu/include/uffd.h).
+constexpr uint32_t kRestoreFinished = 0x52535446;
+// A page fault brings what lies around it, too: so far aligned.
+constexpr uint64_t kAround = 16 * kPageSize;
+// Asked for ahead of need and not here yet, at most: what a page fault has to wait behind.
+constexpr uint64_t kAheadBusy = 256 << 10, kAheadIdle = 4 << 20;
+constexpr auto kBusy = 20ms;
+// Given ahead of need at once: as long as a page fault may have to wait, at 12 µs a page.
+constexpr uint64_t kGiveAtOnce = 64 << 10;
+// So long after its restore the box has the connection and the processors for itself: it is let go in
+// this time, and touches what it needs first.
+constexpr auto kHeadStart = 100ms;
+// With something asked for, nothing for so long means that the source is gone.
+constexpr auto kSilence = 15s;
+
+/// Connects or binds below a directory whatever the length of its path (sun_path has 108 bytes).
+base::Fd listen_in(const std::string& dir, const std::string& name) {
+  base::Fd at = base::open(dir, O_RDONLY | O_DIRECTORY);
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = std::format("/proc/self/fd/{}/{}", at.get(), name);
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  ::unlink(path.c_str());
+  if (!fd || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(fd.get(), 1) != 0)
+    throw base::sys_error("cannot listen in {}", dir);
+  return fd;
+}
+
+}  // namespace
+
+Pager::Pager(const std::string& work, std::string images, const std::string& cgroup)
+    : images_(std::move(images)), listener_(listen_in(work, box::kPagerSocket)) {
+  raise_file_limit();
+  auto [ours, process] = start_guard(cgroup);
+  guard_ = std::move(ours);
+  guard_process_ = std::move(process);
+}
+
+Pager::~Pager() {
+  // Where memory is still missing, the guard sees its socket close, and takes the box with it.
+  if (guard_process_) guard_process_->release();
+}
+
+bool Pager::whole() const {
+  return restored_at_ && std::ranges::all_of(spaces_, [](const Space& s) { return s.missing.empty(); });
+}
+
+void Pager::finish() {
+  release_guard(guard_);
+  guard_.close();
+  if (guard_process_) guard_process_->wait(5s);
+  guard_process_.reset();
+  spaces_.clear();
+}
+
+bool Pager::here() const { return final_ && restored_at_ && std::ranges::all_of(spaces_, &Space::asked_all); }
+
+void Pager::ask_again() {
+  asked_.forget();
+  for (auto& space : spaces_) {
+    space.asked = 0;
+    // A fault is told once. Whoever waits is woken, faults again, and is served first.
+    for (uint64_t at = 0; auto piece = space.missing.first_in(at, UINT64_MAX);) {
+      wake(space, piece->now, piece->end - piece->begin);
+      at = piece->end;
+    }
+  }
+}
+
+void Pager::run(Wire& wire) {
+  last_data_ = Clock::now();
+  while (!whole()) {
+    // Before it is known what is right, no instruction of the box may have run.
+    if (final_) drain_all();
+    std::erase_if(spaces_, [](const Space& space) { return !space.fault; });
+    bool giving = false;
+    if (final_ && restored_at_) {
+      ask_ahead();
+      giving = give_ahead();
+    }
+    if (const auto runs = asked_.take(); !runs.empty()) send_runs(wire, Frame::kWant, runs);
+    if (here()) tell_here(wire);
+    std::vector<pollfd> waits = {{told_here_ ? -1 : wire.input(), POLLIN, 0},
+                                 {restorer_.get(), POLLIN, 0},
+                                 {listener_.get(), POLLIN, 0}};
+    for (const auto& space : spaces_) waits.push_back({final_ ? space.fault.get() : -1, POLLIN, 0});
+    const int timeout = giving ? 0 : restored_at_ && !past_head_start() ? 10 : 500;
+    if (::poll(waits.data(), waits.size(), timeout) < 0 && errno != EINTR)
+      throw base::sys_error("cannot wait for page faults");
+    if (waits[1].revents != 0) take_space();
+    if (waits[2].revents != 0) {
+      restorer_ = base::Fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      listener_.close();
+      lazy_ = read_lazy_pages(images_);  // all images are here by now
+    }
+    if (waits[0].revents != 0) {
+      last_data_ = Clock::now();
+      take(wire, wire.recv(1min, "memory of the box"));
+    } else if (asked_.bytes() == 0) {
+      last_data_ = Clock::now();
+    } else if (Clock::now() - last_data_ > kSilence) {
+      throw error("the other node was silent while we waited for memory of the box");
+    }
+  }
+  tell_here(wire);
+}
+
+void Pager::tell_here(Wire& wire) {
+  if (!std::exchange(told_here_, true)) wire.send_json(Frame::kHere, nlohmann::json::object());
+}
+
+bool Pager::past_head_start() const { return restored_at_ && Clock::now() - *restored_at_ > kHeadStart; }
+
+// --- what the source sends
+
+void Pager::take(Wire& wire, const Message& message) {
+  switch (message.type) {
+    case Frame::kRound:
+      return begin_round(parse_json(message));
+    case Frame::kDataEnd:
+      return end_round(wire);
+    case Frame::kStale:
+      for (const PageRun& run : parse_runs(message))
+        kept_.drop(run.pid, run.address, run.address + run.bytes());
+      return;
+    case Frame::kPages:
+      return in_round_ ? kept_.put(parse_pages(message)) : arrived(parse_pages(message));
+    default:
+      throw error("the other node sent \"{}\" instead of memory", *frame_name(message.type));
+  }
+}
+
+void Pager::begin_round(const nlohmann::json& round) {
+  if (in_round_ || final_) throw error("the other node began a round of memory where none was due");
+  in_round_ = true;
+  for (const auto& pid : round.at("forget")) kept_.drop(pid.get<uint32_t>());
+  final_round_ = round.at("final").get<bool>();
+  at_once_ = round.at("at_once").get<bool>();
+}
+
+void Pager::end_round(Wire& wire) {
+  if (!in_round_) throw error("the other node ended a round of memory that it had not begun");
+  in_round_ = false;
+  final_ = final_round_;
+  wire.send_json(Frame::kRoundDone, nlohmann::json::object());
+}
+
+// --- what CRIU restores
+
+/// CRIU tells a task's pid in the box, then its userfaultfd; or that there are no more.
+void Pager::take_space() {
+  uint32_t pid = 0;
+  const ssize_t got = ::recv(restorer_.get(), &pid, sizeof pid, MSG_WAITALL);
+  if (got != sizeof pid || pid == kRestoreFinished) {
+    if (got != sizeof pid) throw error("CRIU did not restore the box");
+    restored_at_ = Clock::now();
+    restorer_.close();
+    return;
+  }
+  if (static_cast<int32_t>(pid) < 0) return;  // a zombie: it has no memory
+  base::Fd fault = receive_descriptor(restorer_.get());
+  auto lazy = lazy_.extract(pid);
+  add_space(pid, std::move(fault), lazy ? std::move(lazy.mapped()) : PageSet());
+}
+
+void Pager::add_space(uint32_t pid, base::Fd fault, PageSet missing) {
+  // Also that of a fork: the kernel gives it the flags with which the first one was made.
+  ::fcntl(fault.get(), F_SETFL, O_NONBLOCK);
+  ::fcntl(fault.get(), F_SETFD, FD_CLOEXEC);
+  send_descriptor(guard_.get(), fault.get());
+  spaces_.push_back({pid, std::move(fault), std::move(missing)});
+}
+
+/// Lets those go on that wait for a page there: they find it, or fault again.
+void Pager::wake(const Space& space, uint64_t begin, uint64_t length) {
+  uffdio_range range{begin, length};
+  ::ioctl(space.fault.get(), UFFDIO_WAKE, &range);
+}
+
+// --- what the box does
+
+void Pager::drain_all() {
+  // A fork adds spaces while this runs.
+  for (size_t i = 0; i < spaces_.size(); ++i)
+    while (drain(spaces_[i])) {
+    }
+}
+
+/// Takes one event; false when there is none. userfaultfd(2) has them.
+bool Pager::drain(Space& space) {
+  if (!space.fault) return false;
+  uffd_msg event;
+  const ssize_t got = ::read(space.fault.get(), &event, sizeof event);
+  if (got < 0 && errno != EAGAIN && errno != EINTR) throw base::sys_error("cannot hear of the box's memory");
+  if (got != sizeof event) return false;
+  switch (event.event) {
+    case UFFD_EVENT_PAGEFAULT:
+      on_fault(space, event.arg.pagefault.address & ~(kPageSize - 1));
+      break;
+    case UFFD_EVENT_FORK:
+      add_space(space.pid, base::Fd(static_cast<int>(event.arg.fork.ufd)), space.missing);
+      break;
+    case UFFD_EVENT_REMAP:
+      space.missing.move(event.arg.remap.from, event.arg.remap.to, event.arg.remap.len);
+      // A fault at the old place that was told before is not served there any more.
+      wake(space, event.arg.remap.from, event.arg.remap.len);
+      break;
+    case UFFD_EVENT_REMOVE: {
+      // What is touched there from now on reads as zeros: the kernel does that alone.
+      uffdio_range range{event.arg.remove.start, event.arg.remove.end - event.arg.remove.start};
+      ::ioctl(space.fault.get(), UFFDIO_UNREGISTER, &range);
+      [[fallthrough]];
+    }
+    case UFFD_EVENT_UNMAP:
+      space.missing.drop_now(event.arg.remove.start, event.arg.remove.end);
+      wake(space, event.arg.remove.start, event.arg.remove.end - event.arg.remove.start);
+      break;
+    default:
+      throw error("the kernel told of an event {} of the box's memory, which this version does not know",
+                  event.event);
+  }
+  return true;
+}
+
+void Pager::on_fault(Space& space, uint64_t address) {
+  last_fault_ = Clock::now();
+  const auto origin = space.missing.origin(address);
+  if (!origin) {
+    uffdio_zeropage zero{{address, kPageSize}, 0, 0};
+    // EEXIST: it came meanwhile, and whoever waits has to be told.
+    if (::ioctl(space.fault.get(), UFFDIO_ZEROPAGE, &zero) != 0) wake(space, address, kPageSize);
+    return;
+  }
+  // The page first, and at once.
+  if (!give_kept(space, *origin, *origin + kPageSize))
+    asked_.want(space.pid, *origin, *origin + kPageSize, true);
+  uint64_t at = *origin & ~(kAround - 1);
+  const uint64_t end = at + kAround;
+  if (give_kept(space, at, end)) return;
+  while (auto piece = space.missing.first_in(at, end)) {
+    asked_.want(space.pid, piece->begin, piece->end, false);
+    at = piece->end;
+  }
+}
+
+// --- what was kept
+
+/// Gives what was kept of [begin, end), as at the freeze; false when that was nothing.
+bool Pager::give_kept(const Space& space, uint64_t begin, uint64_t end) {
+  const uint32_t pid = space.pid;
+  bool gave = false;
+  for (uint64_t at = begin; auto piece = space.missing.first_in(at, end);) {
+    const auto kept =
+        kept_.first_in(pid, piece->begin, std::min(piece->end, piece->begin + kMostPages * kPageSize));
+    if (kept) {
+      give(kept_.read({pid, kept->begin, static_cast<uint32_t>((kept->end - kept->begin) / kPageSize)}));
+      kept_.drop(pid, kept->begin, kept->end);  // every space of this pid has it now
+      gave = true;
+    }
+    at = kept ? kept->end : piece->begin + std::min(piece->end - piece->begin, kMostPages * kPageSize);
+  }
+  return gave;
+}
+
+/// Gives one piece of what was kept before it is needed; false when there is nothing to do now.
+bool Pager::give_ahead() {
+  if (!at_once_ && !past_head_start()) return false;
+  for (size_t i = 0; i < spaces_.size(); ++i) {
+    Space& space = spaces_[i];
+    while (!space.given_all) {
+      const auto piece = space.missing.first_in(space.given, UINT64_MAX);
+      const auto kept =
+          piece ? kept_.first_in(space.pid, piece->begin, std::min(piece->end, piece->begin + kGiveAtOnce))
+                : std::nullopt;
+      if (!piece)
+        space.given_all = true;  // nothing is kept a second time
+      else if (!kept)
+        space.given = std::min(piece->end, piece->begin + kGiveAtOnce);
+      else
+        return give_kept(space, kept->begin, space.given = kept->end);
+    }
+  }
+  return false;
+}
+
+// --- what is asked for
+
+void Pager::ask_ahead() {
+  if (!at_once_ && !past_head_start()) return;
+  const uint64_t ahead = !at_once_ && Clock::now() - last_fault_ < kBusy ? kAheadBusy : kAheadIdle;
+  for (auto& space : spaces_)
+    if (!space.asked_all) ask_ahead(space, ahead);
+}
+
+void Pager::ask_ahead(Space& space, uint64_t ahead) {
+  const bool from_beginning = space.asked == 0;
+  while (asked_.bytes() < ahead) {
+    const auto piece = space.missing.first_in(space.asked, UINT64_MAX);
+    if (!piece) {
+      if (asked_.bytes() > 0) return;
+      // Once more from the beginning, should something have been left out.
+      space.asked_all = from_beginning;
+      space.asked = 0;
+      return;
+    }
+    const auto kept = kept_.first_in(space.pid, piece->begin, piece->end);
+    if (kept && kept->begin == piece->begin) {
+      space.asked = kept->end;
+      continue;
+    }
+    const uint64_t end = std::min(kept ? kept->begin : piece->end, piece->begin + kMostPages * kPageSize);
+    asked_.want(space.pid, piece->begin, end, false);
+    space.asked = end;
+  }
+}
+
+// --- what comes
+
+void Pager::arrived(const Pages& pages) {
+  asked_.require(pages.run);
+  give(pages);
+  asked_.done(pages.run);
+}
+
+/// A page may be wanted in several address spaces, since the box has forked.
+void Pager::give(const Pages& pages) {
+  for (size_t i = 0; i < spaces_.size(); ++i)
+    if (spaces_[i].pid == pages.run.pid) copy_into(spaces_[i], pages);
+}
+
+void Pager::copy_into(Space& space, const Pages& pages) {
+  const uint64_t base = pages.run.address, end = base + pages.run.bytes();
+  uint64_t most = kMostPages * kPageSize;
+  while (auto piece = space.missing.first_in(base, end)) {
+    const uint64_t length = std::min(piece->end - piece->begin, most);
+    uffdio_copy copy{};
+    copy.dst = piece->now;
+    copy.src = reinterpret_cast<uint64_t>(pages.data.data()) + (piece->begin - base);
+    copy.len = length;
+    if (::ioctl(space.fault.get(), UFFDIO_COPY, &copy) == 0) {
+      space.missing.drop(piece->begin, piece->begin + length);
+      continue;
+    }
+    const int err = errno;
+    if (copy.copy > 0) {  // as far as that
+      space.missing.drop(piece->begin, piece->begin + static_cast<uint64_t>(copy.copy));
+    } else if (err == EAGAIN) {  // its memory map changes, and waits for us to hear of it
+      while (drain(space)) {
+      }
+    } else if (err == EEXIST) {
+      wake(space, piece->now, kPageSize);
+      space.missing.drop(piece->begin, piece->begin + kPageSize);
+    } else if (err == ENOENT && length > kPageSize) {
+      most = kPageSize;  // the run spans several mappings: page by page
+    } else if (err == ENOENT) {
+      space.missing.drop(piece->begin, piece->begin + kPageSize);  // unmapped: its event is on the way
+    } else if (err == ESRCH || err == ENOSPC) {
+      space.missing = {};  // the process has ended
+      space.fault.close();
+    } else {
+      throw base::Error(std::format("cannot give the box its memory at {:#x}", piece->now), err);
+    }
+  }
+}
+
+}  // namespace migrate

@@ -1,0 +1,119 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+
+namespace migrate {
+
+/// How many rounds of memory are sent while the box runs, when it is frozen, and for how long that will be.
+/// Pure: it computes with what it is told.
+
+enum class Mode {
+  kStop,      ///< the box is frozen while its memory is sent
+  kPrecopy,   ///< its memory is sent while it runs, in rounds; what is written last, in the freeze
+  kPostcopy,  ///< the box runs at the destination before its memory is there
+  kHybrid,    ///< rounds as in precopy; what is written last follows the box as in postcopy
+  kAuto,      ///< kPrecopy where both nodes can, else kStop
+};
+/// Throws a usage error for a name that is none.
+Mode parse_mode(const std::string& name);
+const char* to_string(Mode mode);
+
+inline constexpr unsigned kMostDowntimeMs =
+    600'000;  ///< a box that may stand for longer can be moved by `stop`
+
+/// What the operator asks for.
+struct Goal {
+  Mode mode = Mode::kAuto;
+  double max_downtime_ms = 300;  ///< QEMU's default for its downtime-limit as well
+  bool force = false;            ///< move it also when the target cannot be met
+  bool by_auto = false;          ///< the mode was chosen here, and not by the operator
+
+  /// With kAuto decided. `can_track`: both nodes can track what a running box writes.
+  [[nodiscard]] Goal resolved(bool can_track) const;
+};
+
+/// What the time of dump and restore depends on.
+struct BoxSize {
+  uint64_t memory_bytes = 0;  ///< present, and to be sent
+  uint64_t small_pages = 0;   ///< of 4 KiB
+  uint64_t huge_pages = 0;    ///< of 2 MiB
+  unsigned processes = 1;
+};
+
+/// Something that went over the wire.
+struct Sent {
+  uint64_t bytes = 0;       ///< of memory or of files
+  uint64_t wire_bytes = 0;  ///< what became of them
+  double ms = 0;
+};
+
+/// What a move will be.
+struct Forecast {
+  int rounds = 0;         ///< of memory, while the box runs
+  uint64_t bytes = 0;     ///< of files and memory, before compression
+  double total_ms = 0;    ///< until the source has nothing more to do
+  double freeze_ms = 0;   ///< without what post-copy brings later
+  double bandwidth = 0;   ///< bytes per second
+  double dirty_rate = 0;  ///< bytes per second that the box writes to
+  bool reachable = true;  ///< the freeze meets the target, or has none: `stop` by name
+};
+
+/// One move's memory. Ask `next()`; send a round, and tell `sent()`; ask again.
+class Plan {
+ public:
+  /// `goal` has to be resolved.
+  Plan(const Goal& goal, const BoxSize& size);
+
+  /// Something else was sent, such as a part of the private layer: says how fast the wire is.
+  void carried(const Sent& what);
+  /// A round of memory ended; `dirty_after` bytes were written to while it ran, and are to be sent again.
+  void sent(const Sent& round, uint64_t dirty_after);
+
+  enum class Next {
+    kRound,   ///< send what is dirty, while the box runs
+    kFreeze,  ///< freeze the box
+    kCannot,  ///< the target is out of reach: tell the operator `refusal()`; nothing is frozen
+  };
+  [[nodiscard]] Next next() const;
+
+  /// Predicted for freezing now.
+  [[nodiscard]] double freeze_ms() const;
+  [[nodiscard]] bool meets_target() const { return freeze_ms() <= goal_.max_downtime_ms; }
+  [[nodiscard]] int rounds() const { return rounds_; }
+  [[nodiscard]] uint64_t dirty() const { return dirty_; }  ///< bytes that the destination lacks
+  [[nodiscard]] double bandwidth() const;                  ///< bytes per second; 0 until measured
+  [[nodiscard]] double dirty_rate() const;                 ///< bytes per second, in the last round
+  /// As of now, `elapsed_ms` after the move began: what was sent counts, and the box is frozen next.
+  [[nodiscard]] Forecast forecast(double elapsed_ms) const;
+  /// Why this box is not frozen, and what would make it move.
+  [[nodiscard]] base::Error refusal(const std::string& box, const std::string& node) const;
+
+  /// Before anything was sent: `bandwidth` and `dirty_rate` in bytes per second, from a short measurement; a
+  /// bandwidth of 0 is not known.
+  static Forecast forecast(const Goal& goal, const BoxSize& size, double bandwidth, double dirty_rate,
+                           uint64_t private_layer_bytes);
+
+ private:
+  [[nodiscard]] bool memory_waits() const;
+  [[nodiscard]] double link_ms(uint64_t bytes) const;
+  [[nodiscard]] double shrink() const;
+  [[nodiscard]] bool stalled() const;
+  [[nodiscard]] bool pays() const;
+  void weigh(const Sent& what);
+
+  Goal goal_;
+  BoxSize size_;
+  double weighed_bytes_ = 0, weighed_ms_ = 0;  ///< of what was sent; older things count less
+  int rounds_ = 0;
+  uint64_t dirty_;             ///< what the next round, or the freeze, has to send
+  uint64_t dirty_before_ = 0;  ///< what the last round had to send
+  double last_ms_ = 0;         ///< of the last round
+  uint64_t least_;             ///< the smallest dirty set that counted as progress
+  int idle_rounds_ = 0;        ///< rounds since then
+  double idle_ms_ = 0;         ///< and their time
+  uint64_t sent_bytes_ = 0;
+};
+
+}  // namespace migrate

@@ -1,0 +1,114 @@
+#include "migrate/quiet.h"
+
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <format>
+#include <fstream>
+#include <string>
+
+#include "base/fd.h"
+
+namespace migrate {
+namespace {
+
+// In all a fifth of a second at most, which a client sees as a pause.
+constexpr int kTurns = 20;
+constexpr useconds_t kTurn = 10'000;
+// What hangs there for longer, no other moment helps.
+constexpr int kTurnsOfVfork = 100;
+
+bool is_fetched_from(int fd, bool is_socket) {
+  if (!is_socket) {
+    int bytes = 0;
+    return ::ioctl(fd, FIONREAD, &bytes) == 0 && bytes > 0;
+  }
+  int listens = 0, family = 0;
+  socklen_t size = sizeof listens;
+  if (::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 ||
+      ::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) != 0)
+    return false;
+  pollfd p{fd, POLLIN, 0};
+  return (listens != 0 || family == AF_NETLINK) && ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
+}
+
+/// The freezer itself writes to `cgroup.events` of every group, and does so again where the box is let go:
+/// what is lost of that is told anew. systemd watches the groups of its services.
+bool watches_only_control_groups(pid_t pid, const std::string& fd) {
+  struct stat groups{};
+  if (::stat(box::cgroup_mount().c_str(), &groups) != 0) return false;
+  // "inotify wd:1 ino:2a sdev:1c mask:..." in fdinfo (proc(5)); the device as the kernel has it: 12 bits, 20
+  // bits.
+  const std::string device =
+      std::format(" sdev:{:x} ", static_cast<uint64_t>(major(groups.st_dev)) << 20 | minor(groups.st_dev));
+  std::ifstream in(std::format("/proc/{}/fdinfo/{}", pid, fd));
+  bool watches = false;
+  for (std::string line; std::getline(in, line);) {
+    if (!line.starts_with("inotify ")) continue;
+    if (!line.contains(device)) return false;
+    watches = true;
+  }
+  return watches;
+}
+
+bool waits_for(pid_t pid) {
+  const base::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  const std::string dir = "/proc/" + std::to_string(pid) + "/fd";
+  std::error_code gone;
+  for (std::filesystem::directory_iterator it(dir, gone), end; !gone && it != end; it.increment(gone)) {
+    std::array<char, 64> target{};
+    if (::readlink(it->path().c_str(), target.data(), target.size() - 1) < 0) continue;
+    const bool is_socket = std::string_view(target.data()).starts_with("socket:");
+    if (!is_socket && std::string_view(target.data()) != "anon_inode:inotify") continue;
+    if (!is_socket && watches_only_control_groups(pid, it->path().filename())) continue;
+    const base::Fd fd(static_cast<int>(
+        ::syscall(SYS_pidfd_getfd, process.get(), std::stoi(it->path().filename().string()), 0)));
+    if (fd && is_fetched_from(fd.get(), is_socket)) return true;
+  }
+  return false;
+}
+
+bool has_thread_in_vfork(const std::string& proc) {
+  std::error_code gone;
+  for (std::filesystem::directory_iterator it(proc + "/task", gone), end; !gone && it != end;
+       it.increment(gone)) {
+    // The state is behind the command's name, which may hold anything (proc(5)).
+    const auto stat = base::read_file_if_exists(it->path() / "stat");
+    if (!stat || !stat->substr(std::min(stat->size(), stat->rfind(')'))).starts_with(") D")) continue;
+    const auto call = base::read_file_if_exists(it->path() / "syscall");
+    const long number = call ? std::strtol(call->c_str(), nullptr, 10) : -1;
+    if (number == SYS_vfork || number == SYS_clone || number == SYS_clone3) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool is_in_vfork(pid_t pid) { return has_thread_in_vfork("/proc/" + std::to_string(pid)); }
+
+bool something_waits(const std::vector<pid_t>& pids) { return std::ranges::any_of(pids, waits_for); }
+
+void freeze_quiet(const box::Cgroup& group) {
+  group.freeze();
+  const auto is_quiet = [&](int turn) {
+    const auto pids = group.pids();
+    return (turn >= kTurnsOfVfork || std::ranges::none_of(pids, is_in_vfork)) &&
+           (turn >= kTurns || !something_waits(pids));
+  };
+  for (int turn = 0; !is_quiet(turn); ++turn) {
+    group.thaw();
+    ::usleep(kTurn);
+    group.freeze();
+  }
+}
+
+}  // namespace migrate

@@ -1,0 +1,23 @@
+#pragma once
+#include <sys/types.h>
+
+#include <vector>
+
+#include "box/cgroup.h"
+
+namespace migrate {
+
+/// Whether something has arrived for a process and waits to be fetched that CRIU 4.2 loses or fails at:
+/// connections that nobody has accepted, events of inotify and messages of netlink that nobody has read.
+bool something_waits(const std::vector<pid_t>& pids);
+
+/// Whether one of a process's threads has called vfork(2) and waits for its child to run another program,
+/// deaf to all but SIGKILL. The freezer takes that for frozen, and CRIU 4.2 gives up on it after ten seconds.
+bool is_in_vfork(pid_t pid);
+
+/// Freezes a box at a moment when nothing waits and nobody is in vfork, for which it lets it run some
+/// milliseconds more, some times. What is so still then stays as it is (docs/what-moves.md). The box's
+/// network is shut: nothing new comes.
+void freeze_quiet(const box::Cgroup& group);
+
+}  // namespace migrate

@@ -1,0 +1,151 @@
+#include "migrate/rounds.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <format>
+#include <utility>
+
+#include "base/error.h"
+#include "box/box.h"
+#include "migrate/huge.h"
+#include "migrate/open_files.h"
+#include "migrate/pages.h"
+#include "migrate/preflight.h"
+#include "migrate/stream.h"
+
+namespace migrate {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+// The destination waits for a slow disk between two messages.
+constexpr auto kPatience = 5min;
+// For a dry run to measure.
+constexpr auto kMeasure = 1s;
+// For gathering memory into huge pages, while the box runs.
+constexpr auto kCollapse = 10s;
+// Of the private layer: not worth a round of its own.
+constexpr uint64_t kSmallRound = 1 << 20;
+
+}  // namespace
+
+Rounds::Rounds(base::Context& context, const MoveRequest& request, const Goal& goal, const box::Paths& paths,
+               Wire& wire, Report& report)
+    : context_(context),
+      request_(request),
+      goal_(goal),
+      paths_(paths),
+      wire_(wire),
+      report_(report),
+      group_(paths.cgroup) {}
+
+BoxSize Rounds::prepare() {
+  if (goal_.mode != Mode::kStop) {
+    Step step(context_.progress, report_.phases, "gather");
+    step.of_box = false;
+    step.bytes = collapse(box::processes_of(group_), kCollapse).bytes;
+  }
+  const auto pids = group_.pids();
+  const uint64_t memory = memory_of(pids), huge = std::min(memory, huge_memory_of(pids));
+  return {.memory_bytes = memory,
+          .small_pages = (memory - huge) / kPageSize,
+          .huge_pages = huge / kHugePageSize,
+          .processes = static_cast<unsigned>(pids.size())};
+}
+
+Forecast Rounds::measure(uint64_t private_layer_bytes) {
+  const BoxSize size = prepare();
+  const auto processes = box::processes_of(group_);
+  PageSender sender(wire_, processes);
+  DirtyMemory dirty;
+  const auto start = Clock::now();
+  uint64_t bytes = 0;
+  for (const PageRun& run : runs_of(dirty.take(processes))) {
+    if (Clock::now() - start > kMeasure) break;
+    bytes += sender.push(run);
+  }
+  wire_.send(Frame::kDataEnd);
+  wire_.expect_json(Frame::kRoundDone, kPatience);
+  const double seconds = ms_since(start) / 1e3;
+  const auto written = dirty.take(box::processes_of(group_)).bytes();
+  return Plan::forecast(goal_, size, static_cast<double>(bytes) / seconds,
+                        static_cast<double>(written) / seconds, private_layer_bytes);
+}
+
+void Rounds::run(Plan& plan, const std::string& id) {
+  upper_ = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
+  watch_ = ChangeWatch::start(upper_.get());
+  if (goal_.mode == Mode::kPrecopy || goal_.mode == Mode::kHybrid) dirty_.emplace();
+  uint64_t files = UINT64_MAX;
+  for (int number = 0;; ++number) {
+    const uint64_t before = std::exchange(files, file_round(plan, number));
+    // The destination has answered: so the box is on its records, where the memory's process looks for it.
+    if (goal_.mode != Mode::kStop && !memory_) memory_.emplace(request_.rsh, request_.to, id, request_.box);
+    if (dirty_ && plan.next() == Plan::Next::kRound)
+      memory_round(plan, number, number == 0 ? 0 : files);
+    else if (files < kSmallRound || files > before / 4 * 3)
+      break;  // it is short, or will not become shorter
+  }
+}
+
+/// Sends what was written to the private layer since the round before; all of it at first.
+uint64_t Rounds::file_round(Plan& plan, int number) {
+  Step step(context_.progress, report_.phases, std::format("round {}", number));
+  const auto start = Clock::now();
+  const uint64_t before = wire_.wire_bytes();
+  step.bytes = send_layer(false);
+  wire_.expect_json(Frame::kRoundDone, kPatience);
+  plan.carried({step.bytes, wire_.wire_bytes() - before, ms_since(start)});
+  return step.bytes;
+}
+
+/// The same of the memory. `files`: what is likely to be written to the private layer meanwhile.
+void Rounds::memory_round(Plan& plan, int number, uint64_t files) {
+  Step step(context_.progress, report_.phases, std::format("memory {}", number));
+  auto processes = box::processes_of(group_);
+  if (number == 0) written_ = dirty_->take(processes);
+  const Sent sent = memory_->push(processes, written_, [&](uint64_t done) { context_.progress.at(done); });
+  step.bytes = sent.bytes;
+  written_ = dirty_->take(box::processes_of(group_));
+  plan.sent(sent, written_.bytes() + files);
+}
+
+void Rounds::last_memory() {
+  if (!memory_) return;
+  const auto processes = box::processes_of(group_);
+  if (dirty_) written_.add(dirty_->take(processes));
+  memory_->serve(processes, std::move(written_), goal_.mode == Mode::kPrecopy);
+}
+
+uint64_t Rounds::last_files() { return send_layer(true); }
+
+uint64_t Rounds::images() {
+  wire_.send_json(Frame::kImages, nlohmann::json::object());
+  base::Fd dir = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
+  TreeSnapshot nothing;
+  return send(dir.get(), nothing, {.final = true});
+}
+
+uint64_t Rounds::send_layer(bool final) {
+  wire_.send_json(Frame::kRound, {{"final", final}});
+  SendOptions options;
+  options.final = final;
+  if (final) options.always = shared_writable_files(group_.pids(), upper_.get());
+  options.watch = watch_.get();
+  if (options.watch) options.open = files_open_for_writing(group_.pids(), upper_.get());
+  return send(upper_.get(), sent_, std::move(options));
+}
+
+uint64_t Rounds::send(int dir, TreeSnapshot& last, SendOptions options) {
+  options.check = [] { base::check_interrupt(); };
+  options.progress = [this](uint64_t done, uint64_t) { context_.progress.at(done); };
+  ZstdSink sink(wire_);
+  const TreeStats stats = send_tree(dir, sink, last, options);
+  sink.finish();
+  return stats.bytes;
+}
+
+}  // namespace migrate

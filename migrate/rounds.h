@@ -1,0 +1,67 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/context.h"
+#include "base/fd.h"
+#include "box/cgroup.h"
+#include "box/node.h"
+#include "migrate/change_watch.h"
+#include "migrate/dirty.h"
+#include "migrate/memory.h"
+#include "migrate/plan.h"
+#include "migrate/report.h"
+#include "migrate/source.h"
+#include "migrate/tree.h"
+#include "migrate/wire.h"
+
+namespace migrate {
+
+/// What the source sends of a box: its private layer and its memory in rounds while it runs, then what it has
+/// written since the last of them, and CRIU's images. Knows what the destination has by now.
+class Rounds {
+ public:
+  /// `goal` has to be resolved. All have to outlive this.
+  Rounds(base::Context& context, const MoveRequest& request, const Goal& goal, const box::Paths& paths,
+         Wire& wire, Report& report);
+
+  /// How much a move will have to do, with the memory gathered into huge pages where it pays: a dump takes
+  /// time for each page. Before writes are tracked, as huge pages stay whole where nothing is written.
+  BoxSize prepare();
+  /// Sends memory for a second, which the destination throws away, and looks what is written meanwhile.
+  Forecast measure(uint64_t private_layer_bytes);
+  /// The box runs. Ends when `plan` has enough of it, be it because its target is out of reach.
+  void run(Plan& plan, const std::string& id);
+  /// The box is frozen: begins to send the memory that the destination needs before it has the box.
+  void last_memory();
+  /// The box is frozen, and CRIU has dumped it. Returns bytes, as `images` does.
+  uint64_t last_files();
+  uint64_t images();
+
+  /// The connection for the memory: from the first round on, but for `stop`.
+  [[nodiscard]] MemoryServer* memory() { return memory_ ? &*memory_ : nullptr; }
+
+ private:
+  uint64_t file_round(Plan& plan, int number);
+  void memory_round(Plan& plan, int number, uint64_t files);
+  uint64_t send_layer(bool final);
+  uint64_t send(int dir, TreeSnapshot& last, SendOptions options);
+
+  base::Context& context_;
+  const MoveRequest& request_;
+  const Goal& goal_;
+  const box::Paths& paths_;
+  Wire& wire_;
+  Report& report_;
+  const box::Cgroup group_;
+  base::Fd upper_;
+  std::unique_ptr<ChangeWatch> watch_;  ///< of the private layer's file system, from round 0 on
+  TreeSnapshot sent_;                   ///< what the destination has of the private layer
+  std::optional<DirtyMemory> dirty_;
+  DirtyMemory::Written written_;        ///< and not sent yet
+  std::optional<MemoryServer> memory_;  ///< what has not gone when the box goes is served from here
+};
+
+}  // namespace migrate

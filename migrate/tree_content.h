@@ -1,0 +1,47 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "migrate/tree_blocks.h"
+#include "migrate/tree_record.h"
+
+namespace migrate {
+
+/// Sends what is in one file after the other: between size and metadata of a record. A file that is cut short
+/// meanwhile ends early; the caller sees that it has changed.
+class ContentSender {
+ public:
+  /// `at` is called often, with the position in the file.
+  ContentSender(RecordWriter& out, SentContents& contents, std::function<void(uint64_t)> at)
+      : out_(out), contents_(contents), at_(std::move(at)), piece_(kPiece) {}
+
+  /// All of it as extents, noted in `blocks` unless that is nullptr. `path` is for messages. Returns the
+  /// bytes sent.
+  uint64_t whole(int fd, uint64_t size, FileBlocks* blocks, const std::string& path);
+  /// What differs from `sent`: runs of blocks, and holes where data was.
+  uint64_t patch(int fd, uint64_t size, const FileBlocks& sent, FileBlocks& blocks, const std::string& path);
+
+ private:
+  static constexpr size_t kPiece = 256 << 10;
+
+  /// Calls `take(offset, bytes)` for all that is in the file and no hole. Pieces begin and end at multiples
+  /// of `align`, or at the end of the file.
+  template <class Take>
+  void read_data(int fd, uint64_t size, uint64_t align, const std::string& path, Take take);
+  /// Reads until `piece` is full, or the file ends. Returns the bytes read.
+  static size_t read_piece(int fd, uint64_t at, std::span<std::byte> piece, const std::string& path);
+  void extent(uint64_t offset, std::span<const std::byte> bytes);
+  void hole(size_t first, size_t end, uint64_t size);
+
+  RecordWriter& out_;
+  SentContents& contents_;
+  std::function<void(uint64_t)> at_;
+  std::vector<std::byte> piece_;
+  uint64_t sent_bytes_ = 0;
+};
+
+}  // namespace migrate

@@ -1,0 +1,69 @@
+"""A redis box that is moved, and must survive it."""
+
+import pytest
+from moves import Box, Counter, increments_on_disk, remains
+
+
+class Rack:
+    """A redis box with a client, used by one test after the other as long as all is well with it."""
+
+    def __init__(self, lab):
+        self.lab, self.box, self.client = lab, None, None
+        self.empty = lab.inventory()
+
+    def ready(self):
+        if not self.box:
+            self.box = Box(self.lab, "crash", "redis", 30).start().answers(6379)
+            self.client = Counter(self.lab, self.box.ip4)
+        self.client.check()
+        return self.box
+
+    def check(self, node):
+        """The box runs on this node as if nothing had happened, and the other has nothing of it."""
+        states = self.box.states()
+        assert states == {node: "running"}, states
+        other = self.box.other()
+        left = self.left_on(other)
+        assert not left, f"on {other} there is still: {left}"
+        self.client.check()
+        acknowledged = self.client.value
+        assert increments_on_disk(self.box) >= acknowledged
+
+    def left_on(self, node):
+        # An sshd whose client died behind a cut link hears of it some time later.
+        return {thing for thing in remains(self.lab, self.box, node, self.empty) if "sshd-session" not in thing}
+
+    def well(self):
+        return self.box and not self.client.error and list(self.box.states().values()) == ["running"] \
+            and not self.left_on(self.box.other())
+
+    def end(self):
+        if self.box:
+            acknowledged = self.client.finish()
+            assert increments_on_disk(self.box) >= acknowledged
+            self.box.destroy()
+            left = {thing for thing in self.lab.inventory() - self.empty if "sshd-session" not in thing}
+            self.wipe()
+            assert not left
+
+    def wipe(self):
+        """Takes everything away by force."""
+        if self.client:
+            self.client.ending = True
+        self.box = self.client = None
+        self.lab.clean()
+
+
+@pytest.fixture(scope="module")
+def shared(lab, templates):
+    rack = Rack(lab)
+    yield rack
+    rack.end()
+
+
+@pytest.fixture
+def rack(shared):
+    shared.ready()
+    yield shared
+    if not shared.well():  # the test has failed; the next one begins anew
+        shared.wipe()

@@ -1,0 +1,91 @@
+"""What the operator is told of the freeze before it: --max-downtime, --force, --dry-run."""
+
+import json
+import threading
+
+import pytest
+from conftest import until
+from moves import Counter
+from test_postcopy import before, bytes_of, fill, make_box  # noqa: F401: fixtures
+
+
+def untouched(box, client):
+    until("the other node forgets it", lambda: box.states() == {"node1": "running"})
+    client.check()
+    assert not box.lab.node("node2").path("/var/lib/drover/arriving").joinpath(box.name).exists()
+    assert box.show()["epoch"] == 1
+
+
+@pytest.mark.limit(120)
+def test_dry_run_moves_nothing(lab, make_box, before):  # noqa: F811
+    box = make_box("planned", "redis", 50).answers(6379)
+    client = Counter(lab, box.ip4)
+    fill(client.other(), 32)
+    result = box.migrate("--dry-run", check=False)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["outcome"], report["mode"]) == ("planned", "precopy")
+    predicted = report["predicted"]
+    assert predicted["rounds"] >= 1 and predicted["bytes"] > 32 << 20 and predicted["reachable"]
+    assert 0 < predicted["freeze_ms"] < predicted["total_ms"]
+    assert predicted["bandwidth"] > 1e6 and 0 < predicted["dirty_rate"] < predicted["bandwidth"]
+    untouched(box, client)
+    # Beside what happens then: of the same order, on a machine that may be loaded.
+    report = box.migrate()
+    assert report["predicted"]["bytes"] / 3 < report["bytes"] < report["predicted"]["bytes"] * 3
+    client.finish()
+
+
+@pytest.mark.limit(120)
+def test_target_that_dump_and_restore_exceed(lab, make_box, before):  # noqa: F811
+    box = make_box("hasty", "redis", 51).answers(6379)
+    client = Counter(lab, box.ip4)
+    for mode in ("auto", "precopy", "postcopy", "hybrid"):
+        result = box.migrate("--mode", mode, "--max-downtime", "20", check=False)
+        assert result.returncode == 1
+        said = json.loads(result.stderr.splitlines()[-1])
+        assert "and 20 are allowed: dump and restore alone take" in said["error"], said
+        assert "--force" in said["hint"] and "--max-downtime" in said["hint"]
+        untouched(box, client)
+    assert box.migrate("--max-downtime", "20", "--force")["outcome"] == "moved"
+    client.finish()
+
+
+class Scribbler(threading.Thread):
+    """Writes to the same megabytes of a redis again and again, without ever waiting for an answer to come."""
+
+    def __init__(self, client, megabytes):
+        super().__init__(daemon=True)
+        self.client, self.megabytes, self.ending = client, megabytes, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.ending.is_set():
+            fill(self.client, self.megabytes)
+
+    def finish(self):
+        self.ending.set()
+        self.join(60)
+
+
+@pytest.mark.limit(240)
+def test_box_that_writes_faster_than_the_link_carries(lab, make_box, before):  # noqa: F811
+    box = make_box("scribbled", "redis", 52).answers(6379)
+    client = Counter(lab, box.ip4)
+    box.exec("redis-cli", "config", "set", "appendonly", "no")  # or the private layer would say it first
+    fill(client.other(), 8)
+    scribbler = Scribbler(client.other(), 8)
+    lab.link("node2", "slow", "40mbit")
+    try:
+        result = box.migrate("--max-downtime", "500", check=False, timeout=200)
+        assert result.returncode == 1, result.stdout
+        said = json.loads(result.stderr.splitlines()[-1])
+        assert "it writes" in said["error"] and "reach node2" in said["error"], said
+        assert "--mode hybrid or postcopy" in said["hint"]
+        untouched(box, client)
+        report = box.migrate("--mode", "hybrid", "--max-downtime", "2000", timeout=200)
+        assert bytes_of(report, "memory 0") > 8 << 20
+    finally:
+        lab.link("node2", "up")
+        scribbler.finish()
+    client.finish()

@@ -1,0 +1,228 @@
+"""A box moves between two real kernels: Debian's own, with its control groups and transparent huge pages."""
+
+import json
+import os
+import re
+import threading
+
+import pytest
+from conftest import CLIENT, ROOT, until
+from guests import Move, guests, increments_on_disk, recover  # noqa: F401: a fixture
+from moves import Box, Counter, Redis
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(180)]
+
+MODES = ["stop", "postcopy", "precopy"]
+GIVEN = ["source.given", "destination.mine"]
+
+
+@pytest.fixture
+def make_box(guests):  # noqa: F811
+    """make_box(NAME, TEMPLATE, NUMBER) starts a box on node1; it is gone after the test."""
+    made = []
+
+    def make(name, template, number):
+        box = Box(guests, name, template, number)
+        made.append(box)
+        return box.start()
+
+    yield make
+    guests.mend()
+    try:
+        for box in made:
+            box.destroy()
+    except AssertionError:
+        guests.clean()  # the test has failed; the next one begins anew
+        raise
+
+
+class Client:
+    """tests/tools/redis_client.py in the client's network namespace."""
+
+    def __init__(self, lab, box, *options):
+        self.child = lab.popen(CLIENT, "python3", ROOT / "tests/tools/redis_client.py", box.ip4, *options)
+        line = self.child.stdout.readline()
+        assert line == "ready\n", line + self.child.communicate(timeout=10)[1]
+
+    def finish(self):
+        """What it has seen: nothing wrong, no error, no reset."""
+        out, err = self.child.communicate("", timeout=100)
+        seen = json.loads(out)
+        assert (seen["wrong"], seen["errors"], seen["resets"], self.child.returncode) == (0, 0, 0, 0), (seen, err)
+        return seen
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_client_sees_no_error(guests, make_box, mode):  # noqa: F811
+    box = make_box("counted", "redis", 20).answers(6379)
+    client = Client(guests, box, "--fill", "20", "--pause", "5")
+    report = box.migrate("--mode", mode)
+    assert (report["mode"], report["outcome"], report["to"]) == (mode, "moved", "node2")
+    assert report["wire_bytes"] + sum(phase["bytes"] for phase in report["phases"]) > 20_000_000  # its memory has come
+    back = box.migrate("--mode", mode)
+    assert (back["outcome"], box.node()) == ("moved", "node1")
+    seen = client.finish()
+    counted = int(guests.exec(CLIENT, "redis-cli", "-h", box.ip4, "get", "count").stdout)
+    assert counted == seen["requests"] + 1 <= increments_on_disk(guests, box)
+    assert seen["gap_ms"] <= seen["seconds"] * 1000
+
+
+LIMITS = {"memory.max": "41943040", "pids.max": "15", "cpu.max": "50000 100000"}
+
+
+def test_limits_are_kept(guests, make_box):  # noqa: F811
+    """What a box has set in its own control groups; the node's kernel enforces it there as here."""
+    box = make_box("limited", "groups", 21)
+    sets = " ".join(f"echo {value} >limited/{file};" for file, value in LIMITS.items())
+    box.exec("sh", "-ec", "cd /sys/fs/cgroup; mkdir main limited; "
+             "for pid in $(cat cgroup.procs); do echo $pid >main/cgroup.procs; done; "
+             f"echo +memory +pids +cpu >cgroup.subtree_control; {sets} "
+             "setsid sh -c 'echo $$ >limited/cgroup.procs; echo $$ >/run/pid; while :; do sleep 1; done' "
+             "</dev/null >/dev/null 2>&1 & until [ -s /run/pid ]; do sleep 0.1; done")
+    pid = box.exec("cat", "/run/pid").stdout
+    for _ in range(2):  # there, and back to where crun has made the group
+        box.migrate()
+        values = {file: box.exec("cat", f"/sys/fs/cgroup/limited/{file}").stdout.strip() for file in LIMITS}
+        assert values == LIMITS
+        assert pid in box.exec("cat", "/sys/fs/cgroup/limited/cgroup.procs").stdout.splitlines(keepends=True)
+        inside = "echo $$ >/sys/fs/cgroup/limited/cgroup.procs; "
+        forks = box.exec("sh", "-c", inside + "for k in $(seq 20); do sleep 2 & done; wait", check=False)
+        assert "fork" in forks.stderr, forks
+        eats = box.exec("sh", "-c", inside + "exec dd if=/dev/zero of=/dev/null bs=80M count=1", check=False)
+        assert eats.returncode != 0
+        assert re.search(r"^oom_kill [1-9]", box.exec("cat", "/sys/fs/cgroup/limited/memory.events").stdout, re.M)
+        assert box.exec("dd", "if=/dev/zero", "of=/dev/null", "bs=80M", "count=1").returncode == 0
+
+
+# Crashes
+
+
+@pytest.mark.parametrize("point, victim", [("source.prepared", "source"), ("destination.prepared", "destination"),
+                                           ("source.given", "source"), ("destination.mine", "destination")])
+def test_killed(guests, make_box, point, victim):  # noqa: F811
+    box = make_box("killed", "redis", 22).answers(6379)
+    client = Counter(guests, box.ip4)
+    move = Move(guests, box, point)
+    move.kill(victim)
+    move.go_on()
+    settle(guests)
+    owner = move.destination if point in GIVEN else move.source
+    assert box.states() == {owner: "running"}
+    acknowledged = client.finish()  # on the connection that it has had from the beginning
+    assert increments_on_disk(guests, box) >= acknowledged
+
+
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("point, victim", [
+    ("destination.prepared", "destination"), ("source.given", "source"),
+    pytest.param("source.prepared", "source", marks=pytest.mark.exhaustive),
+    pytest.param("destination.mine", "destination", marks=pytest.mark.exhaustive)])
+def test_power_cut(guests, make_box, point, victim):  # noqa: F811
+    """A node is gone in the midst. The other one recovers alone, and then both when the power is back."""
+    box = make_box("power", "redis", 23).answers(6379)
+    count = Redis(guests, box.ip4)
+    assert [count("INCR", "count") for _ in range(50)] == list(range(1, 51))
+    count.close()
+    move = Move(guests, box, point)
+    gone = move.source if victim == "source" else move.destination
+    left = move.destination if victim == "source" else move.source
+    owner = move.destination if point in GIVEN else move.source
+    guests.off(gone)
+    move.go_on()
+    (status, out, err), = recover(guests, left)
+    alone = box.states()
+    if victim == "source":
+        assert (status, alone) == (4, {left: "arriving"}), err  # it asks, and never decides
+    elif owner == left:
+        assert (status, alone) == (0, {left: "running"}), err
+    else:
+        assert status == 4 and alone.get(left) != "running", (alone, err)
+    guests.on(gone)
+    settle(guests)
+    states = box.states()
+    if victim == "source" and owner == gone:
+        assert states == {owner: "stopped"}
+        guests.exec(owner, "drover-node", "box", "start", box.name)
+    else:
+        assert states == {owner: "running"}
+    until("redis has read its data", lambda: guests.exec(
+        CLIENT, "redis-cli", "-h", box.ip4, "ping", check=False).stdout == "PONG\n", 60)
+    again = Redis(guests, box.ip4)
+    assert again("INCR", "count") == 51
+    again.close()
+
+
+def settle(guests):  # noqa: F811
+    """Whatever the first recover cannot settle, the second one does; and then there is nothing left to do."""
+    guests.served()
+    said = recover(guests, *guests.nodes)
+    assert {status for status, *_ in said} <= {0, 4}, said
+    guests.served()
+    for node in guests.nodes:
+        (status, out, err), = recover(guests, node)
+        assert status == 0, f"recover on {node} ended with {status}:\n{out}{err}"
+    for node in guests.nodes:
+        assert [(status, out.split()) for status, out, _ in recover(guests, node)] == [(0, ["[]"])]
+
+
+# Memory that is sent while the box runs
+
+
+class Writer(threading.Thread):
+    """Writes values of 4 KiB to a redis, in batches, at most so many MB/s; every one of them is checked in the end."""
+
+    KEYS, BATCH = 8192, 64
+
+    def __init__(self, lab, box, megabytes_per_s):
+        super().__init__(daemon=True)
+        self.redis, self.rate = Redis(lab, box.ip4), megabytes_per_s
+        self.redis("CONFIG", "SET", "appendonly", "no")  # memory is what this is about
+        self.values, self.error, self.rounds = {}, None, 0
+        self.ending = threading.Event()
+        for start in range(0, self.KEYS, self.BATCH):
+            self._write(range(start, start + self.BATCH))
+        self.start()
+
+    def _write(self, keys):
+        batch = {f"key{key}": os.urandom(2048).hex() for key in keys}
+        self.redis.socket.sendall(b"".join(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$4096\r\n%b\r\n" % (len(key), key.encode(), value.encode())
+                                           for key, value in batch.items()))
+        for _ in batch:
+            assert self.redis.answers.readline() == b"+OK\r\n"
+        self.values |= batch
+
+    def run(self):
+        try:
+            while not self.ending.wait(self.BATCH * 4096 / 1e6 / self.rate):
+                first = self.rounds * self.BATCH % 2048  # the same 8 MB again and again
+                self._write(range(first, first + self.BATCH))
+                self.rounds += 1
+        except BaseException as problem:  # told to the test by finish()
+            self.error = problem
+
+    def finish(self):
+        before = self.rounds
+        until("the writer goes on", lambda: self.error or self.rounds > before + 2, timeout=60)
+        self.ending.set()
+        self.join(60)
+        assert self.error is None, repr(self.error)
+        wrong = [key for key, value in self.values.items() if self.redis("GET", key) != value.encode()]
+        assert not wrong, f"{len(wrong)} of {len(self.values)} values are lost: {wrong[:5]}"
+        self.redis.close()
+
+
+@pytest.mark.parametrize("pages", ["always", "never"])
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_write_load(guests, make_box, mode, pages):  # noqa: F811
+    for node in guests.nodes:
+        guests.sh(node, f"echo {pages} >/sys/kernel/mm/transparent_hugepage/enabled")
+    box = make_box("written", "redis", 24).answers(6379)
+    writer = Writer(guests, box, megabytes_per_s=2)
+    report = box.migrate("--mode", mode, *(["--max-downtime", "1000"] if mode == "precopy" else []))
+    assert (report["mode"], report["outcome"]) == (mode, "moved")
+    if mode == "precopy":
+        rounds = [phase for phase in report["phases"] if re.fullmatch(r"memory \d+", phase["name"])]
+        assert rounds[0]["bytes"] > Writer.KEYS * 4096  # all of it
+        # What was written during the last one: huge pages do not make of one write two megabytes.
+        assert report["dirty_rate"] * rounds[-1]["ms"] / 1000 < rounds[0]["bytes"] / 2, report
+    writer.finish()
