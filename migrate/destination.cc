@@ -118,18 +118,24 @@ class DestinationNode {
   // from: kArrive. to: kRestore, after the round in which the box was frozen.
   State rounds() {
     base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
-    for (;;) {
-      auto round = wire_.expect_json(Frame::kRound, kPatience);
-      receive_data(upper.get());
-      base::pause_point("destination.round");
-      if (round.at("final").get<bool>()) break;
-      sync_tree(upper.get());
-      wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
-    }
-    wire_.expect_json(Frame::kImages, kPatience);
     base::Fd images = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
-    receive_data(images.get());
-    return State::kRestore;
+    for (bool last = false;;) {
+      const Message message = wire_.recv(kPatience, "a round");
+      const bool final = parse_json(message).at("final").get<bool>();
+      if (message.type == Frame::kImages && final == last) {
+        receive_data(images.get());
+        if (final) return State::kRestore;
+      } else if (message.type == Frame::kRound && !last) {
+        receive_data(upper.get());
+        base::pause_point("destination.round");
+        last = final;
+        if (final) continue;
+        sync_tree(upper.get());
+        wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
+      } else {
+        throw base::error("the other node sent \"{}\" where it was not due", *frame_name(message.type));
+      }
+    }
   }
 
   // from: kRounds. to: kPrepared. The box's processes exist afterwards; none has run.

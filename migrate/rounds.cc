@@ -29,6 +29,9 @@ constexpr auto kMeasure = 1s;
 constexpr auto kCollapse = 10s;
 // Of the private layer: not worth a round of its own.
 constexpr uint64_t kSmallRound = 1 << 20;
+// While CRIU writes its images. They are sent again as long as they are younger than two ticks of ctime
+// (tree.h).
+constexpr auto kBetweenImages = 10ms;
 
 }  // namespace
 
@@ -122,11 +125,24 @@ void Rounds::last_memory() {
 
 uint64_t Rounds::last_files() { return send_layer(true); }
 
-uint64_t Rounds::images() {
-  wire_.send_json(Frame::kImages, nlohmann::json::object());
+Rounds::ImagesAhead::ImagesAhead(Rounds& rounds)
+    : sent_(std::async(std::launch::async, [this, &rounds] {
+        uint64_t bytes = 0;
+        while (!ended_.try_acquire_for(kBetweenImages)) bytes += rounds.send_images(false);
+        return bytes;
+      })) {}
+
+Rounds::ImagesAhead::~ImagesAhead() { ended_.release(); }
+
+uint64_t Rounds::ImagesAhead::end() {
+  ended_.release();
+  return sent_.get();
+}
+
+uint64_t Rounds::send_images(bool final) {
+  wire_.send_json(Frame::kImages, {{"final", final}});
   base::Fd dir = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
-  TreeSnapshot nothing;
-  return send(dir.get(), nothing, {.final = true});
+  return send(dir.get(), images_, {.final = final});
 }
 
 uint64_t Rounds::send_layer(bool final) {

@@ -1,7 +1,9 @@
 #pragma once
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <optional>
+#include <semaphore>
 #include <string>
 
 #include "base/context.h"
@@ -38,7 +40,24 @@ class Rounds {
   void last_memory();
   /// The box is frozen, and CRIU has dumped it. Returns bytes, as `images` does.
   uint64_t last_files();
-  uint64_t images();
+  uint64_t images() { return send_images(true); }
+
+  /// Sends CRIU's images as it writes them, on a thread of its own, so that little of them is left when it
+  /// has dumped. While one exists, nobody else uses the wire. Not for images with memory in them: a file that
+  /// grows is read again each time.
+  class ImagesAhead {
+   public:
+    explicit ImagesAhead(Rounds& rounds);
+    ImagesAhead(const ImagesAhead&) = delete;
+    ImagesAhead& operator=(const ImagesAhead&) = delete;
+    ~ImagesAhead();
+    /// Bytes that it has sent; throws what has kept it from that.
+    uint64_t end();
+
+   private:
+    std::counting_semaphore<2> ended_{0};
+    std::future<uint64_t> sent_;
+  };
 
   /// The connection for the memory: from the first round on, but for `stop`.
   [[nodiscard]] MemoryServer* memory() { return memory_ ? &*memory_ : nullptr; }
@@ -47,6 +66,7 @@ class Rounds {
   uint64_t file_round(Plan& plan, int number);
   void memory_round(Plan& plan, int number, uint64_t files);
   uint64_t send_layer(bool final);
+  uint64_t send_images(bool final);
   uint64_t send(int dir, TreeSnapshot& last, SendOptions options);
 
   base::Context& context_;
@@ -60,6 +80,7 @@ class Rounds {
   std::unique_ptr<ChangeWatch> watch_;  ///< of the private layer's file system, from round 0 on
   TreeSnapshot sent_;                   ///< what the destination has of the private layer
   std::optional<DirtyMemory> dirty_;
+  TreeSnapshot images_;                 ///< what it has of CRIU's images
   DirtyMemory::Written written_;        ///< and not sent yet
   std::optional<MemoryServer> memory_;  ///< what has not gone when the box goes is served from here
 };

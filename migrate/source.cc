@@ -201,11 +201,15 @@ class SourceNode {
     Report::Phase round{"last round"}, images{"images"};
     auto request = box::dump_of(paths_, hello_.config, *init);
     request.lazy = lazy_;
+    std::optional<Rounds::ImagesAhead> ahead;
+    if (lazy_) ahead.emplace(rounds_);
     box::Criu().dump(request, [&] {
       const auto start = Clock::now();
+      if (ahead) images.bytes = ahead->end();
+      images.ms = ms_since(start);
       round.bytes = rounds_.last_files();
-      round.ms = ms_since(start);
-      images.bytes = rounds_.images();
+      round.ms = ms_since(start) - images.ms;
+      images.bytes += rounds_.images();
       images.ms = ms_since(start) - round.ms;
     });
     step.without = round.ms + images.ms;
