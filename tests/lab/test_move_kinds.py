@@ -87,7 +87,8 @@ REFUSED_OTHERWISE = {
 }
 
 # No box can get them, from the kernel or, io_uring, past its own filter of system calls (box/container.cc): so they
-# cannot be refused in a test. The preflight still looks for io_uring, for boxes started before they had the filter.
+# cannot be refused in a test here. The preflight still looks for io_uring, for boxes started before they had the filter
+# (tests/unit/migrate/preflight_box_test.cc).
 IMPOSSIBLE = {"io-uring": "Function not implemented", "io-uring-mapped": "Function not implemented",
               "bpf-map": "Operation not permitted", "device-node": "Operation not permitted",
               "fuse": "No such file or directory", "crypto-socket": "", "sctp": ""}
