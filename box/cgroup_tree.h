@@ -12,7 +12,7 @@
 namespace box {
 
 /// The groups that a box has made below its own, and which of its processes lies where: what CRIU does not
-/// carry (docs/formats/box-groups.md). Recorded while the box is frozen, made again before CRIU restores
+/// carry (docs/formats/box-images.md). Recorded while the box is frozen, made again before CRIU restores
 /// it, since CRIU looks for what the box watches or has open there; the processes go to their places when
 /// CRIU has made them and before any of them runs.
 class CgroupTree {

@@ -31,6 +31,7 @@
 #include "box/criu_programs.h"
 #include "box/criu_reason.h"
 #include "box/images.h"
+#include "box/last_pid.h"
 #include "box/netns.h"
 #include "box/network.h"
 #include "box/runtime.h"
@@ -49,7 +50,7 @@ constexpr auto kDeadline = std::chrono::minutes(10);
 constexpr const char* kNoReason[] = {"tables-save", "tables-restore", "tables-legacy",
                                      "Can't setup RLIMIT_NOFILE"};
 
-// Beside CRIU's images: the control groups of a box that divides its own (docs/formats/box-groups.md).
+// Beside CRIU's images: the control groups of a box that divides its own (docs/formats/box-images.md).
 constexpr const char* kGroups = "/groups.json";
 
 struct Freer {
@@ -305,6 +306,7 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
   if (request.own_groups)
     base::write_file(request.images + kGroups,
                      CgroupTree::record(Cgroup(request.cgroup), request.id_base).render());
+  record_last_pid(request.images, request.init);
   const CriuPrograms programs =
       has_old_iptables(Cgroup(request.cgroup).pids()) ? CriuPrograms{} : without_iptables();
   const Halt halt{"post-dump", when_dumped};
@@ -388,7 +390,9 @@ pid_t Criu::restore(const RestoreRequest& request) {
   });
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
-  use_plain_tcp(netns_of(*init).get());  // what CRIU does not carry over
+  // What CRIU does not carry over.
+  use_plain_tcp(netns_of(*init).get());
+  restore_last_pid(request.images, *init);
   return *init;
 }
 

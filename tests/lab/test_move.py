@@ -280,6 +280,22 @@ def test_users_of_the_box_ping(lab, make_box):
 
 
 @pytest.mark.limit(120)
+def test_process_numbers_go_on(lab, make_box):
+    """A number that was in use is not given out again soon: journald and who keeps a pid file rely on it."""
+    box = make_box("pids", "shell", 28)
+
+    def number():
+        return int(box.exec("sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do true | true; done; sh -c 'echo $$'").stdout)
+
+    seen = [number(), number()]
+    box.migrate()
+    seen.append(number())
+    box.migrate()
+    seen.append(number())
+    assert seen == sorted(seen) and seen[-1] - seen[0] < 200, seen
+
+
+@pytest.mark.limit(120)
 def test_bridge_without_ports(lab, make_box):
     """As Docker has one. Its routes say that its link is down, which no route can be made with."""
     box = make_box("bridged", "debian-13", 29).answers(22)
