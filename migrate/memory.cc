@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <future>
 #include <span>
 #include <thread>
 
@@ -66,24 +67,35 @@ bool connect_again(const base::Context& context, const std::string& name, const 
   throw base::error("memory of box {} is on the other node, which does not answer", name);
 }
 
-/// Everything is here. Waits for the process that takes the box over.
-void take_whole(const base::Context& context, const std::string& name, const std::string& id, Pager& pager) {
+/// Waits for the process that takes the box over, and writes down that everything is here. Nothing: the box
+/// was dropped, the source went on.
+std::optional<box::Lock> record_whole(const base::Context& context, const std::string& name,
+                                      const std::string& id) {
   for (const auto deadline = std::chrono::steady_clock::now() + kPatience;;
        std::this_thread::sleep_for(5ms)) {
-    const auto lock = box::try_lock_box(context, name);
+    auto lock = box::try_lock_box(context, name);
     const box::Paths paths = box::paths_of(context, name);
     auto move = lock ? box::find_move(paths) : std::nullopt;
     if (move && move->id == id && move->step == box::MoveStep::kMine) {
       move->advance(paths, box::MoveStep::kWhole);
       base::pause_point("destination.whole");
-      pager.finish();
-      box::end_move(paths);
-      return;
+      return lock;
     }
-    if (lock && !find_arrival(context, name, id)) return;  // dropped: the source went on
+    if (lock && !find_arrival(context, name, id)) return std::nullopt;
     if (std::chrono::steady_clock::now() > deadline)
       throw base::error("box {} has all its memory, and nobody takes it over", name);
   }
+}
+
+/// Everything is here. The box runs before that is on record, and waits for us as long as we have its
+/// userfaultfds.
+void take_whole(const base::Context& context, const std::string& name, const std::string& id, Pager& pager) {
+  auto recorded = std::async(std::launch::async, [&] { return record_whole(context, name, id); });
+  while (recorded.wait_for(0ms) != std::future_status::ready) pager.attend(5ms);
+  const auto lock = recorded.get();
+  if (!lock) return;
+  pager.finish();
+  box::end_move(box::paths_of(context, name));
 }
 
 }  // namespace

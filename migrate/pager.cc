@@ -75,12 +75,20 @@ bool Pager::whole() const {
   return restored_at_ && std::ranges::all_of(spaces_, [](const Space& s) { return s.missing.empty(); });
 }
 
+void Pager::attend(std::chrono::milliseconds time) {
+  std::vector<pollfd> waits;
+  for (const auto& space : spaces_) waits.push_back({space.fault.get(), POLLIN, 0});
+  ::poll(waits.data(), waits.size(), static_cast<int>(time.count()));
+  drain_all();
+  std::erase_if(spaces_, [](const Space& space) { return !space.fault; });
+}
+
 void Pager::finish() {
   release_guard(guard_);
   guard_.close();
+  spaces_.clear();
   if (guard_process_) guard_process_->wait(5s);
   guard_process_.reset();
-  spaces_.clear();
 }
 
 bool Pager::here() const { return final_ && restored_at_ && std::ranges::all_of(spaces_, &Space::asked_all); }

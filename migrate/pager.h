@@ -1,6 +1,7 @@
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -42,6 +43,9 @@ class Pager {
   /// After a connection broke: what was asked for on it is asked for again.
   void ask_again();
   [[nodiscard]] bool whole() const;
+  /// All is here. Whoever touches new memory, or forks, still waits for an answer: has them for so long a
+  /// time.
+  void attend(std::chrono::milliseconds time);
   /// All is here: the guard may go.
   void finish();
 

@@ -258,6 +258,31 @@ TEST_P(PagerTest, WhatIsNotTouchedComesToo) {
   finish();
 }
 
+/// Between the last page and the record of it.
+TEST_P(PagerTest, WhoHasAllItsMemoryNeedNotWait) {
+  base::Pipe go = base::make_pipe(), done = base::make_pipe();
+  start([&](char* memory) {
+    char byte;
+    if (::read(go.read.get(), &byte, 1) != 1) return 2;
+    if (::madvise(memory, kPageSize, MADV_DONTNEED) != 0 || !zeros(memory, 1)) return 3;
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(hold(memory + kPageSize, 1, kPages) ? 0 : 1);
+    int status = -1;
+    if (::waitpid(child, &status, 0) != child || status != 0) return 4;
+    return ::write(done.write.get(), "x", 1) == 1 ? 0 : 5;
+  });
+  const auto source = connect();
+  Connection& connection = *source;
+  EXPECT_EQ("no error", error_of([&] { pager_->run(connection.wire); }));
+  base::write_full(go.write.get(), "x", "pipe");
+  pollfd heard{done.read.get(), POLLIN, 0};
+  for (const auto until = std::chrono::steady_clock::now() + 10s;
+       ::poll(&heard, 1, 0) == 0 && std::chrono::steady_clock::now() < until;)
+    pager_->attend(5ms);
+  EXPECT_EQ(POLLIN, heard.revents);
+  finish();
+}
+
 TEST_P(PagerTest, WhatWasWrittenStays) {
   start([](char* memory) {
     for (size_t page = 0; page < kPages; page += 3) {
