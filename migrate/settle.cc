@@ -199,6 +199,7 @@ Settled settle_leaving(const base::Context& context, const box::Config& config, 
 /// A given box comes back only by a person's word, and then as the newest there is.
 Settled take_back(const base::Context& context, box::Config config, const box::Move& move) {
   const box::Paths paths = box::paths_of(context, config.name);
+  box::tear_down(context, paths, config.name);  // the frozen copy, where it was kept for its memory
   config.epoch = move.epoch + 2;
   box::save_config(paths, config);
   box::end_kept_move(paths);

@@ -130,9 +130,10 @@ def test_a_given_box_is_not_dropped(lab, box, empty, tmp_path):
 
 @pytest.mark.leaves
 @pytest.mark.limit(180)
+@pytest.mark.parametrize("mode", ["stop", "postcopy"])
 @pytest.mark.parametrize("word", ["--take", "--drop"])
-def test_destination_knows_nothing(lab, box, empty, tmp_path, word):
-    move = Halted(box, "source.given", tmp_path)
+def test_destination_knows_nothing(lab, box, empty, tmp_path, word, mode):
+    move = Halted(box, "source.given", tmp_path, "--mode", mode)
     move.kill("source")
     forget(lab, box, "node2")
     said = recover(lab, "node1", check=4)
