@@ -7,6 +7,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -113,7 +114,8 @@ std::vector<std::string> mounts_below(const std::string& path) {
 
 namespace {
 
-/// Opens /dev/loopN, which a /dev that is not the kernel's own may lack.
+/// Opens /dev/loopN, which a /dev that is not the kernel's own may lack. An empty Fd: somebody is just
+/// detaching it.
 Fd open_loop(int number, std::string& path) {
   path = std::format("/dev/loop{}", number);
   if (!exists(path)) {
@@ -123,7 +125,9 @@ Fd open_loop(int number, std::string& path) {
     if (::mknod(path.c_str(), S_IFBLK | 0600, ::makedev(major, minor)) != 0 && errno != EEXIST)
       throw sys_error("cannot create {}", path);
   }
-  return open(path, O_RDWR);
+  Fd device(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!device && errno != ENXIO) throw sys_error("cannot open {}", path);
+  return device;
 }
 
 }  // namespace
@@ -136,14 +140,16 @@ LoopDevice LoopDevice::attach(const std::string& file, bool read_only) {
   config.info.lo_flags = LO_FLAGS_DIRECT_IO | LO_FLAGS_AUTOCLEAR;
   if (read_only) config.info.lo_flags |= LO_FLAGS_READ_ONLY;
   std::strncpy(reinterpret_cast<char*>(config.info.lo_file_name), file.c_str(), LO_NAME_SIZE - 1);
-  constexpr int kAttempts = 100;  // others ask for free devices at the same time
+  constexpr int kAttempts = 1000;  // others ask for free devices at the same time
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
     if (number < 0) throw sys_error("cannot find a free loop device");
     std::string path;
     Fd device = open_loop(number, path);
-    if (::ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) return {std::move(path), std::move(device)};
-    if (errno != EBUSY) throw sys_error("cannot attach {} to {}", file, path);
+    if (device && ::ioctl(device.get(), LOOP_CONFIGURE, &config) == 0)
+      return {std::move(path), std::move(device)};
+    if (device && errno != EBUSY) throw sys_error("cannot attach {} to {}", file, path);
+    ::usleep(200);
   }
   throw Error("cannot attach " + file + " to a loop device", EBUSY);
 }

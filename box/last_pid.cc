@@ -43,7 +43,9 @@ pid_t visit(pid_t init, const std::string& text) {
   }
   answer.write.close();
   pid_t own = 0;
-  const ssize_t got = ::read(answer.read.get(), &own, sizeof own);
+  ssize_t got = 0;
+  while ((got = ::read(answer.read.get(), &own, sizeof own)) < 0 && errno == EINTR) {
+  }
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }

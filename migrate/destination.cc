@@ -242,6 +242,11 @@ void receive(const base::Context& context, int in, int out) {
   } catch (const base::Error& e) {
     wire.send_failed(e.message(), e.hint());
     throw;
+  } catch (const nlohmann::json::exception& e) {
+    // A key that is not there, or of another type.
+    const base::Error unclear = base::error("the other node's message cannot be understood: {}", e.what());
+    wire.send_failed(unclear.message(), unclear.hint());
+    throw unclear;
   }
 }
 

@@ -1,9 +1,11 @@
 """What drover and drover-node say: their help, and the answer to what they cannot do. Each file in this folder is a
 transcript. ACCEPT=1 writes them anew; read the difference then as a user would."""
 
+import json
 import os
 import re
 import shlex
+import struct
 import subprocess
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from boxes import Boxes
 
 HERE = Path(__file__).parent
+PROTOCOL = int(re.search(r"kProtocol = (\d+)", (HERE.parents[1] / "migrate/preflight.h").read_text())[1])
 
 HELP = ["drover --help", "drover-node --help", "drover-node box --help", "drover-node template --help",
         "drover template --help"]
@@ -196,3 +199,27 @@ def test_every_failure_is_a_sentence(name):
             assert not re.search(r"defect|std::|exception", error), part
         if status in (1, 2):
             assert re.search(r"^hint: ", part, re.M), part
+
+
+def frame(kind, message):
+    payload = json.dumps(message).encode()
+    return struct.pack("<BI", kind, len(payload)) + payload
+
+
+HELLO, MEMORY, FAILED = 16, 35, 3  # docs/formats/move-wire.md
+
+
+@pytest.mark.parametrize("kind, message, says", [
+    (HELLO, {"protocol": 3}, "speaks version 3 of the protocol, and this one version "),
+    (HELLO, {"protocol": PROTOCOL}, "greeting lacks something, or it is of the wrong type"),
+    (MEMORY, {"protocol": PROTOCOL, "box": 7, "id": "x"}, "the other node's message cannot be understood: "),
+    (MEMORY, {"protocol": PROTOCOL, "box": "../x", "id": "x"}, "'../x' cannot be a box's name"),
+    (HELLO, [1], "holds no JSON object"),
+])
+def test_what_another_node_says_wrong(tmp_path, kind, message, says):
+    """Both sides are told."""
+    done = subprocess.run(["drover-node", "--state-dir", tmp_path / "state", "--run-dir", tmp_path / "run", "receive"],
+                          input=frame(kind, message), capture_output=True, timeout=30)
+    assert done.returncode == 1
+    assert says in done.stderr.decode()
+    assert done.stdout[0] == FAILED and says in json.loads(done.stdout[5:])["error"]

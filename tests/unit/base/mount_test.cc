@@ -5,6 +5,11 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <future>
+#include <string>
+#include <tuple>
+#include <vector>
+
 #include "base/error.h"
 #include "base/hash.h"
 #include "tests/unit/base/namespace.h"
@@ -150,6 +155,20 @@ TEST_F(LoopTest, IsDetachedWithItsObject) {
     EXPECT_EQ(read_file(backing), file_ + "\n");
   }
   EXPECT_NE(read_file_if_exists(backing).value_or(""), file_ + "\n");
+}
+
+TEST_F(LoopTest, SeveralWantOneAtATime) {
+  std::vector<std::future<std::string>> all;
+  for (int i = 0; i < 4; ++i)
+    all.push_back(std::async(std::launch::async, [&]() -> std::string {
+      try {
+        for (int round = 0; round < 100; ++round) std::ignore = LoopDevice::attach(file_, true);
+      } catch (const Error& e) {
+        return e.message();
+      }
+      return "";
+    }));
+  for (auto& each : all) EXPECT_EQ(each.get(), "");
 }
 
 TEST_F(LoopTest, AMissingFileIsNamed) {
