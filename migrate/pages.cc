@@ -9,12 +9,12 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "migrate/stream.h"
 
 namespace migrate {
 namespace {
 
 using base::error;
+using Clock = std::chrono::steady_clock;
 
 constexpr size_t kRunSize = 16;
 
@@ -99,19 +99,31 @@ void append_runs(std::vector<PageRun>& runs, uint32_t pid, uint64_t begin, uint6
 PageSender::PageSender(Wire& wire, std::map<pid_t, pid_t> processes)
     : wire_(wire), processes_(std::move(processes)), memory_(kMostPages * kPageSize) {}
 
+size_t PageSender::read(pid_t process, uint64_t address, size_t bytes) {
+  since_ = Clock::now();
+  return read_memory(process, address, std::span(memory_).first(bytes));
+}
+
 void PageSender::send_bytes(const PageRun& run) {
   frame_.clear();
   put_run(frame_, run);
-  compress_block(std::span(memory_).first(run.bytes()), frame_);
+  const auto start = Clock::now();
+  packer_.pack(std::span(memory_).first(run.bytes()), wire_.level().now(), frame_);
+  const auto packed = Clock::now();
+  const auto waited = wire_.waited();
   wire_.send(Frame::kPages, frame_);
+  wire_.level().sent({.in = run.bytes(),
+                      .out = frame_.size(),
+                      .packing = packed - start,
+                      .waiting = wire_.waited() - waited,
+                      .all = Clock::now() - since_});
 }
 
 void PageSender::send(const PageRun& run) {
   const auto process = processes_.find(static_cast<pid_t>(run.pid));
   if (process == processes_.end())
     throw error("the other node asked for memory of process {}, which the box does not have", run.pid);
-  if (const size_t got = read_memory(process->second, run.address, std::span(memory_).first(run.bytes()));
-      got != run.bytes())
+  if (const size_t got = read(process->second, run.address, run.bytes()); got != run.bytes())
     throw base::sys_error("cannot read the memory of process {} at {:#x}", process->second,
                           run.address + got);
   send_bytes(run);
@@ -123,7 +135,7 @@ uint64_t PageSender::push(const PageRun& run) {
   uint64_t sent = 0;
   for (uint64_t done = 0; done < run.bytes();) {
     const uint64_t at = run.address + done;
-    const size_t got = read_memory(process->second, at, std::span(memory_).first(run.bytes() - done));
+    const size_t got = read(process->second, at, run.bytes() - done);
     if (got > 0) send_bytes({run.pid, at, static_cast<uint32_t>(got / kPageSize)});
     sent += got;
     done += std::max<uint64_t>(got, kPageSize);

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "migrate/stream.h"
 #include "migrate/wire.h"
 
 namespace migrate {
@@ -54,11 +55,14 @@ class PageSender {
   uint64_t push(const PageRun& run);
 
  private:
+  size_t read(pid_t process, uint64_t address, size_t bytes);
   void send_bytes(const PageRun& run);
 
   Wire& wire_;
   std::map<pid_t, pid_t> processes_;
   std::vector<std::byte> memory_, frame_;
+  BlockPacker packer_;
+  std::chrono::steady_clock::time_point since_;  ///< when what is in memory_ began to be read
 };
 
 /// Answers kWant frames until a frame of another type comes, and returns that. `served` hears of every run.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 
@@ -11,13 +12,17 @@ namespace migrate {
 namespace {
 
 using base::error;
+using Clock = std::chrono::steady_clock;
 
-constexpr int kWindowLog = 23;  // 8 MiB: more than any level up to 19 uses
+constexpr uint64_t kLook = 64 << 10;  // so often it is asked how the wire does
+constexpr int kWindowLog = 23;        // 8 MiB: more than any level up to 19 uses
 
 size_t checked(size_t result, const char* what) {
   if (ZSTD_isError(result)) throw error("{}: {}", what, ZSTD_getErrorName(result));
   return result;
 }
+
+using Compressor = std::unique_ptr<ZSTD_CCtx, decltype([](ZSTD_CCtx* c) { ZSTD_freeCCtx(c); })>;
 
 class WireSink : public PieceSink {
  public:
@@ -52,10 +57,20 @@ class WireSource : public PieceSource {
 
 }  // namespace
 
-void compress_block(std::span<const std::byte> bytes, std::vector<std::byte>& out) {
+struct BlockPacker::State {
+  Compressor context{ZSTD_createCCtx()};
+};
+
+BlockPacker::BlockPacker() : state_(std::make_unique<State>()) {
+  if (!state_->context) throw error("no memory for zstd");
+}
+BlockPacker::~BlockPacker() = default;
+
+void BlockPacker::pack(std::span<const std::byte> bytes, int level, std::vector<std::byte>& out) {
   const size_t at = out.size();
   out.resize(at + ZSTD_compressBound(bytes.size()));
-  out.resize(at + checked(ZSTD_compress(out.data() + at, out.size() - at, bytes.data(), bytes.size(), 1),
+  out.resize(at + checked(ZSTD_compressCCtx(state_->context.get(), out.data() + at, out.size() - at,
+                                            bytes.data(), bytes.size(), level),
                           "cannot compress"));
 }
 
@@ -69,20 +84,40 @@ struct ZstdSink::State {
   State(std::unique_ptr<PieceSink> own, PieceSink& pieces, int level)
       : owned(std::move(own)), to(pieces), context(ZSTD_createCCtx()) {
     if (!context) throw error("no memory for zstd");
-    checked(ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, level), "cannot set zstd's level");
+    set_level(level);
     checked(ZSTD_CCtx_setParameter(context.get(), ZSTD_c_checksumFlag, 1), "cannot set zstd's checksum");
     frame.resize(kMaxPiece);
+  }
+
+  void set_level(int level) {
+    checked(ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, level), "cannot set zstd's level");
+    at_level = level;
   }
 
   void compress(std::span<const std::byte> bytes, ZSTD_EndDirective how) {
     ZSTD_inBuffer in = {bytes.data(), bytes.size(), 0};
     while (true) {
       ZSTD_outBuffer out = {frame.data(), frame.size(), filled};
+      const auto start = Clock::now();
       size_t left = checked(ZSTD_compressStream2(context.get(), &out, &in, how), "cannot compress");
+      spent.packing += Clock::now() - start;
+      spent.out += out.pos - filled;
       filled = out.pos;
       if (filled == frame.size()) send();
       if (how == ZSTD_e_end ? left == 0 : in.pos == in.size) return;
     }
+  }
+
+  /// Takes the level that the wire has come to. zstd changes it only between two of its frames.
+  void follow(size_t bytes) {
+    if ((spent.in += bytes) < kLook) return;
+    const auto now = Clock::now();
+    spent.waiting = wire->waited() - std::exchange(waited, wire->waited());
+    spent.all = now - std::exchange(since, now);
+    wire->level().sent(std::exchange(spent, {}));
+    if (wire->level().now() == at_level) return;
+    compress({}, ZSTD_e_end);
+    set_level(wire->level().now());
   }
 
   void send() {
@@ -92,16 +127,23 @@ struct ZstdSink::State {
 
   std::unique_ptr<PieceSink> owned;
   PieceSink& to;
-  std::unique_ptr<ZSTD_CCtx, decltype([](ZSTD_CCtx* c) { ZSTD_freeCCtx(c); })> context;
+  Compressor context;
   std::vector<std::byte> frame;
   size_t filled = 0;
   uint64_t in_bytes = 0;
+  int at_level = 0;
+  Wire* wire = nullptr;  ///< whose level is followed
+  Level::Spent spent{};  ///< since it was told
+  Clock::time_point since = Clock::now();
+  std::chrono::nanoseconds waited{0};  ///< wire's, then
 };
 
-ZstdSink::ZstdSink(Wire& wire, int level) {
+ZstdSink::ZstdSink(Wire& wire) {
   auto to = std::make_unique<WireSink>(wire);
   PieceSink& pieces = *to;
-  state_ = std::make_unique<State>(std::move(to), pieces, level);
+  state_ = std::make_unique<State>(std::move(to), pieces, wire.level().now());
+  state_->wire = &wire;
+  state_->waited = wire.waited();
 }
 ZstdSink::ZstdSink(PieceSink& to, int level) : state_(std::make_unique<State>(nullptr, to, level)) {}
 ZstdSink::~ZstdSink() = default;
@@ -109,6 +151,7 @@ ZstdSink::~ZstdSink() = default;
 void ZstdSink::write(std::span<const std::byte> bytes) {
   state_->in_bytes += bytes.size();
   state_->compress(bytes, ZSTD_e_continue);
+  if (state_->wire) state_->follow(bytes.size());
 }
 
 void ZstdSink::finish() {
@@ -141,11 +184,8 @@ struct ZstdSource::State {
   size_t decompress(std::span<std::byte> to) {
     ZSTD_outBuffer out = {to.data(), to.size(), 0};
     while (out.pos == 0) {
-      if (complete) {
-        if (in.pos < in.size || next_piece())
-          throw error("{} sent data behind the end of its zstd stream", from.who());
-        return 0;
-      }
+      // One frame ends where the next one begins, or the stream.
+      if (complete && in.pos == in.size && !next_piece()) return 0;
       // A full window may still hold output when the input is used up, so it is asked before a frame is
       // awaited.
       size_t had = in.pos;
@@ -165,7 +205,7 @@ struct ZstdSource::State {
   ZSTD_inBuffer in = {nullptr, 0, 0};
   std::vector<std::byte> plain;  ///< for small reads
   size_t plain_at = 0, plain_end = 0;
-  bool complete = false;  ///< zstd has seen the end of its stream
+  bool complete = false;  ///< zstd has seen the end of its frame
   bool ended = false;     ///< there are no more pieces
 };
 

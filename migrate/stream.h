@@ -11,8 +11,18 @@
 
 namespace migrate {
 
-/// Appends `bytes` to `out` as one zstd frame of its own, at the fastest level.
-void compress_block(std::span<const std::byte> bytes, std::vector<std::byte>& out);
+/// Packs blocks that know nothing of each other.
+class BlockPacker {
+ public:
+  BlockPacker();
+  ~BlockPacker();
+  /// Appends `bytes` to `out` as one zstd frame of its own.
+  void pack(std::span<const std::byte> bytes, int level, std::vector<std::byte>& out);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 /// Fills `out`, no more and no less, from one zstd frame of the other node's.
 void decompress_block(std::span<const std::byte> packed, std::span<std::byte> out);
 
@@ -48,12 +58,13 @@ class PieceSource {
 };
 inline constexpr size_t kMaxPiece = 256 << 10;
 
-/// Compresses what it is given as one zstd stream (with its checksum) into pieces of at
+/// Compresses what it is given as one zstd stream (with checksums) into pieces of at
 /// most 256 KiB: kData frames. Holds about 1 MiB at level 1, 4 MiB at level 3. Without `finish()` the other
 /// node sees a stream that was cut off.
 class ZstdSink : public Sink {
  public:
-  explicit ZstdSink(Wire& wire, int level = 1);
+  /// At the wire's level: each time that changes, another zstd frame begins.
+  explicit ZstdSink(Wire& wire);
   explicit ZstdSink(PieceSink& to, int level = 1);
   ~ZstdSink() override;
   void write(std::span<const std::byte> bytes) override;

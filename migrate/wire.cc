@@ -120,8 +120,10 @@ void Wire::write(std::span<const std::byte> bytes) {
       bytes = bytes.subspan(static_cast<size_t>(put));
       sent_ += static_cast<uint64_t>(put);
     } else if (errno == EAGAIN) {
-      if (!ready(out_, POLLOUT, steady_clock::now() + patience_))
-        fail_send(std::format("the other node has taken nothing for {}", seconds(patience_)), 0);
+      const auto start = steady_clock::now();
+      const bool taken = ready(out_, POLLOUT, start + patience_);
+      waited_ += steady_clock::now() - start;
+      if (!taken) fail_send(std::format("the other node has taken nothing for {}", seconds(patience_)), 0);
     } else if (errno != EINTR) {
       int err = errno;
       if (err == EPIPE || err == ECONNRESET)

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "migrate/level.h"
 
 namespace migrate {
 
@@ -117,6 +118,10 @@ class Wire {
   [[nodiscard]] uint64_t bytes_sent() const { return sent_; }
   [[nodiscard]] uint64_t bytes_received() const { return received_; }
   [[nodiscard]] uint64_t wire_bytes() const { return sent_ + received_; }
+  /// How long sends had to wait until the other node, or what is between, took more.
+  [[nodiscard]] std::chrono::nanoseconds waited() const { return waited_; }
+  /// At which zstd packs what is sent here.
+  Level& level() { return level_; }
 
  private:
   using Deadline = std::chrono::steady_clock::time_point;
@@ -131,6 +136,8 @@ class Wire {
   std::chrono::milliseconds patience_;
   std::function<void()> hook_;
   uint64_t sent_ = 0, received_ = 0;
+  std::chrono::nanoseconds waited_{0};
+  Level level_;
 };
 
 /// The JSON object in `message`; anything else in it is an Error.

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import random
 import shutil
 import socket
 import stat
@@ -313,3 +314,22 @@ def test_what_programs_hold_open(lab, make_box):
         assert answer[2:6] == first[2:6]
     assert (box.upper() / "srv/held/log").read_text().splitlines()[-1] == f"answer {answer[0]}"
     client.close()
+
+
+def make_text():
+    """40 MB that a higher level of zstd makes much smaller than a lower one does: what comes again is far away."""
+    chance = random.Random(18)
+    phrases = [bytes(chance.choices(b"etaoinshrdlucmfw", k=40)) for _ in range(30_000)]
+    with open("/srv/text", "wb") as file:
+        for _ in range(1_000_000):
+            file.write(chance.choice(phrases))
+
+
+@pytest.mark.limit(240)
+def test_over_a_slow_link_fewer_bytes_go(lab, make_box):
+    box = make_box("squeezed", "shell", 78)
+    in_box(box, make_text)
+    fast = box.migrate("--mode", "stop")
+    lab.link("node2", "slow", "10mbit")
+    slow = box.migrate("--mode", "stop", timeout=200)
+    assert slow["wire_bytes"] < 0.9 * fast["wire_bytes"], (slow["phases"], fast["phases"])

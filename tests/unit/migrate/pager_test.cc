@@ -153,7 +153,7 @@ class PagerTest : public testing::TestWithParam<Before> {
       for (int i = 0; i < 4; ++i) frame.push_back(std::byte(run.pid >> (8 * i)));
       for (int i = 0; i < 8; ++i) frame.push_back(std::byte(run.address >> (8 * i)));
       for (int i = 0; i < 4; ++i) frame.push_back(std::byte(run.pages >> (8 * i)));
-      compress_block(std::vector<std::byte>(run.bytes(), std::byte('!')), frame);
+      BlockPacker().pack(std::vector<std::byte>(run.bytes(), std::byte('!')), 1, frame);
       to.send(Frame::kPages, frame);
     }
     base::Pipe to_source = base::make_pipe(), to_destination = base::make_pipe();
