@@ -10,6 +10,7 @@
 #include "box/runtime.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
+#include "migrate/lanes.h"
 #include "migrate/shelf.h"
 #include "migrate/source.h"
 #include "migrate/transport.h"
@@ -200,6 +201,8 @@ void add_box_commands(Commands& commands) {
   move.add_option("--rsh", *rsh, "transport instead of ssh");
   move.add_option("--mode", goal->mode, "auto, precopy, postcopy, hybrid or stop: when its memory is sent");
   move.add_option("--max-downtime", goal->max_downtime_ms, "ms that it may be frozen for");
+  move.add_option("--streams", moving->streams, "connections for its memory; otherwise as many as pay")
+      ->check(CLI::Range(1U, migrate::kMostStreams));
   move.add_flag("--force", goal->force, "also when it will be frozen for longer");
   move.add_flag("--dry-run", moving->dry_run, "only print what the move would be");
 

@@ -31,6 +31,13 @@ bool PagerLock::held(const box::Paths& paths) {
   return ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0;
 }
 
+std::optional<box::Move> find_arrival(const base::Context& context, const std::string& name,
+                                      const std::string& id) {
+  for (const box::Paths& paths : {box::arriving_paths_of(context, name), box::paths_of(context, name)})
+    if (auto move = box::find_move(paths); move && move->id == id) return move;
+  return std::nullopt;
+}
+
 void drop_arrival(const base::Context& context, const std::string& name) {
   const box::Paths paths = box::arriving_paths_of(context, name);
   box::tear_down(context, paths, name);

@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/context.h"
@@ -26,6 +27,9 @@ class PagerLock {
 
 /// The box never came: processes, cable, files and journal go.
 void drop_arrival(const base::Context& context, const std::string& name);
+/// The move of this id, wherever the box is in its way here.
+std::optional<box::Move> find_arrival(const base::Context& context, const std::string& name,
+                                      const std::string& id);
 /// What every arrival begins with: directory, empty private layer, journal (kArriving), and all that does
 /// not depend on the box's last moments: cable (shut), control group. After an Error: drop_arrival.
 box::Move begin_arrival(const base::Context& context, const box::Config& config, std::string id,

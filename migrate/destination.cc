@@ -21,6 +21,7 @@
 #include "box/rootfs.h"
 #include "box/runtime.h"
 #include "migrate/arrival.h"
+#include "migrate/arriving_lanes.h"
 #include "migrate/caught.h"
 #include "migrate/memory.h"
 #include "migrate/pages.h"
@@ -226,6 +227,9 @@ void receive(const base::Context& context, int in, int out) {
         break;
       case Frame::kMemory:
         bring_memory(context, wire, json);
+        break;
+      case Frame::kLane:
+        join_memory(context, json, in, out);
         break;
       case Frame::kFetch:
         answer_fetch(context, wire, json);

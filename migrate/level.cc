@@ -29,6 +29,7 @@ void Level::sent(const Spent& spent) {
   window_.packing += spent.packing;
   window_.waiting += spent.waiting;
   window_.all += spent.all;
+  busy_.store(busy_.load() + spent.all - spent.waiting);
   if (window_.all < kWindow || window_.in < kWindowBytes) return;
   const double waits = share(window_.waiting, window_.all), packs = share(window_.packing, window_.all);
   const bool shrinks = static_cast<double>(window_.out) < kShrinks * static_cast<double>(window_.in);

@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 
@@ -21,11 +22,14 @@ class Level {
   };
   void sent(const Spent& spent);
   [[nodiscard]] int now() const { return level_; }
+  /// What it took in all without the waiting. For any thread.
+  [[nodiscard]] std::chrono::nanoseconds busy() const { return busy_; }
 
  private:
   void step(int direction);
 
   int level_ = kFirst;
+  std::atomic<std::chrono::nanoseconds> busy_{};
   Spent window_;       ///< since the last decision
   int last_ = 0;       ///< direction of the last step
   int wanted_ = 0;     ///< so many windows in a row asked for the step that `direction_` says

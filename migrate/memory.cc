@@ -28,20 +28,14 @@ using Json = nlohmann::json;
 
 // A dump takes place between two messages, and the destination's disk may be slow.
 constexpr auto kPatience = 5min;
+// A frozen box waits for the parts of the last round that go over lanes.
+constexpr auto kLastPart = 10s;
 // How long a box may wait for memory that does not come, before it is better started from its disk.
 constexpr auto kLost = 60s;
 constexpr size_t kMostRuns = kMaxFrame / 16;  // of one frame
 
 Json about(const std::string& id, const std::string& box) {
   return {{"protocol", kProtocol}, {"id", id}, {"box", box}};
-}
-
-/// The move of this id, wherever the box is in its way here.
-std::optional<box::Move> find_arrival(const base::Context& context, const std::string& name,
-                                      const std::string& id) {
-  for (const box::Paths& paths : {box::arriving_paths_of(context, name), box::paths_of(context, name)})
-    if (auto move = box::find_move(paths); move && move->id == id) return move;
-  return std::nullopt;
 }
 
 /// The connection broke. True: there is another one, in `transport` and `wire`. False: the move was dropped.
@@ -100,6 +94,18 @@ void take_whole(const base::Context& context, const std::string& name, const std
 
 }  // namespace
 
+namespace {
+
+/// What went out with a lane that is lost, as if it had been written again.
+DirtyMemory::Written written_again(std::vector<PageRun> lost) {
+  std::ranges::sort(lost, {}, [](const PageRun& run) { return std::pair(run.pid, run.address); });
+  DirtyMemory::Written written;
+  for (const PageRun& run : lost) written.runs.push_back({run.pid, run.address, run.address + run.bytes()});
+  return written;
+}
+
+}  // namespace
+
 std::vector<PageRun> runs_of(const DirtyMemory::Written& written) {
   std::vector<PageRun> runs;
   for (const auto& run : written.runs) append_runs(runs, run.pid, run.begin, run.end);
@@ -107,20 +113,26 @@ std::vector<PageRun> runs_of(const DirtyMemory::Written& written) {
 }
 
 MemoryServer::MemoryServer(const std::vector<std::string>& rsh, const std::string& node,
-                           const std::string& id, const std::string& box)
+                           const std::string& id, const std::string& box, unsigned streams)
     : node_(node),
       box_(box),
       transport_(rsh, node, {"drover-node", "receive"}),
-      wire_(std::make_unique<Wire>(transport_.in(), transport_.out(), 60s)) {
+      wire_(std::make_unique<Wire>(transport_.in(), transport_.out(), 60s)),
+      lanes_(rsh, node, about(id, box), streams) {
   wire_->on_wait([this] {
     if (stop_) throw base::error("the move has failed");
     if (!done_.valid()) base::check_interrupt();  // the thread has no part in it
   });
   wire_->send_json(Frame::kMemory, about(id, box));
   wire_->expect_json(Frame::kReady, 30s);
+  lanes_.open();
 }
 
-MemoryServer::~MemoryServer() { stop_ = true; }
+MemoryServer::~MemoryServer() {
+  stop_ = true;
+  if (done_.valid()) done_.wait();
+  lanes_.close();
+}
 
 void MemoryServer::begin_round(const DirtyMemory::Written& written, bool final, bool at_once) {
   auto forget = written.unknown;
@@ -133,22 +145,23 @@ void MemoryServer::end_round() {
   wire_->expect_json(Frame::kRoundDone, kPatience);
 }
 
-Sent MemoryServer::push(const std::map<pid_t, pid_t>& processes, const DirtyMemory::Written& written,
+Sent MemoryServer::push(const std::map<pid_t, pid_t>& processes, DirtyMemory::Written& written,
                         const std::function<void(uint64_t)>& sent) {
   const auto start = std::chrono::steady_clock::now();
-  const uint64_t before = wire_->wire_bytes();
-  Sent round;
-  PageSender sender(*wire_, processes);
+  const uint64_t before = wire_bytes();
+  const auto share = std::make_shared<Share>(runs_of(written));
   begin_round(written, false, false);
-  for (const PageRun& run : runs_of(written)) {
+  lanes_.push(++round_, processes, share);
+  PageSender sender(*wire_, processes);
+  while (const PageRun* run = share->next()) {
     base::check_interrupt();
-    round.bytes += sender.push(run);
-    sent(round.bytes);
+    lanes_.grow(meter_.look(wire_->level().busy(), transport_.pid()));
+    share->sent += sender.push(*run);
+    sent(share->sent);
   }
   end_round();
-  round.wire_bytes = wire_->wire_bytes() - before;
-  round.ms = ms_since(start);
-  return round;
+  written = written_again(lanes_.end_round(base::check_interrupt, kPatience));
+  return {share->sent, wire_bytes() - before, ms_since(start)};
 }
 
 void MemoryServer::serve(std::map<pid_t, pid_t> processes, DirtyMemory::Written written, bool push_rest) {
@@ -158,12 +171,13 @@ void MemoryServer::serve(std::map<pid_t, pid_t> processes, DirtyMemory::Written 
     begin_round(written, true, push_rest);
     const auto runs = runs_of(written);
     if (push_rest) {
-      for (const PageRun& run : runs) served_ += sender.push(run);
+      push_last(sender, processes, runs);
     } else {
       for (size_t at = 0; at < runs.size(); at += kMostRuns)
         send_runs(*wire_, Frame::kStale, std::span(runs).subspan(at, std::min(kMostRuns, runs.size() - at)));
     }
     end_round();
+    lanes_.serve(processes, [this](uint64_t bytes) { served_ += bytes; });
     reach(Stage::kFinal);
     Message last = serve_pages(*wire_, sender, kPatience, [this](uint64_t bytes) { served_ += bytes; });
     if (last.type == Frame::kHere) {
@@ -174,6 +188,20 @@ void MemoryServer::serve(std::map<pid_t, pid_t> processes, DirtyMemory::Written 
     if (last.type != Frame::kWhole)
       throw base::error("{} sent \"{}\" where it was to ask for memory", node_, *frame_name(last.type));
   });
+}
+
+/// Of the frozen box: what is sent twice is the same both times. So what was lost with a lane is sent at
+/// once.
+void MemoryServer::push_last(PageSender& sender, const std::map<pid_t, pid_t>& processes,
+                             std::vector<PageRun> runs) {
+  const auto share = std::make_shared<Share>(std::move(runs));
+  lanes_.push(++round_, processes, share);
+  while (const PageRun* run = share->next()) share->sent += sender.push(*run);
+  const auto check = [this] {
+    if (stop_) throw base::error("the move has failed");
+  };
+  for (const PageRun& run : lanes_.end_round(check, kLastPart)) share->sent += sender.push(run);
+  served_ += share->sent;
 }
 
 void MemoryServer::reach(Stage stage) {
@@ -202,7 +230,10 @@ void MemoryServer::require_connection() {
 }
 
 uint64_t MemoryServer::finish(base::Progress& progress) {
-  while (done_.wait_for(100ms) == std::future_status::timeout) progress.at(served_);
+  while (done_.wait_for(100ms) == std::future_status::timeout) {
+    progress.at(served_);
+    lanes_.grow(meter_.look(wire_->level().busy(), transport_.pid()));
+  }
   try {
     done_.get();
   } catch (const base::Error& lost) {

@@ -14,6 +14,7 @@
 
 #include "base/context.h"
 #include "migrate/dirty.h"
+#include "migrate/lanes.h"
 #include "migrate/pages.h"
 #include "migrate/plan.h"
 #include "migrate/transport.h"
@@ -37,6 +38,8 @@ namespace migrate {
 ///                        <──────────  kHere     the rest is at the destination, if not in the box
 ///                        <──────────  kWhole    in the destination's journal, too
 ///
+/// Further connections beside it carry what nobody waits for (lanes.h).
+///
 /// When the connection breaks after the commit point, the destination makes one to the source, says kFetch,
 /// and goes on: the memory is held by the frozen box, not by any process of ours.
 
@@ -46,15 +49,17 @@ std::vector<PageRun> runs_of(const DirtyMemory::Written& written);
 /// The source's side.
 class MemoryServer {
  public:
-  /// Connects; throws when the other side is not ready for this move.
+  /// Connects; throws when the other side is not ready for this move. `streams`: over so many connections; 0:
+  /// as many as pay.
   MemoryServer(const std::vector<std::string>& rsh, const std::string& node, const std::string& id,
-               const std::string& box);
+               const std::string& box, unsigned streams);
   MemoryServer(const MemoryServer&) = delete;
   MemoryServer& operator=(const MemoryServer&) = delete;
   ~MemoryServer();
   /// A round while the box runs: sends what was written, and returns when the destination has it.
-  /// `processes`: pid in the box → process here. `sent` hears of every piece.
-  Sent push(const std::map<pid_t, pid_t>& processes, const DirtyMemory::Written& written,
+  /// `processes`: pid in the box → process here. `sent` hears of every piece. Afterwards `written` is what
+  /// has to be sent once more, since a connection other than the first one was lost.
+  Sent push(const std::map<pid_t, pid_t>& processes, DirtyMemory::Written& written,
             const std::function<void(uint64_t)>& sent);
   /// The last round, of the frozen box, and then what the destination asks for: in a thread. Without
   /// `push_rest` the destination only hears what it must not use any more.
@@ -67,17 +72,21 @@ class MemoryServer {
   /// Waits until the box has everything; returns how many bytes that took since the freeze. Throws with a
   /// hint for the operator when the connection breaks.
   uint64_t finish(base::Progress& progress);
-  [[nodiscard]] uint64_t wire_bytes() const { return wire_->wire_bytes(); }
+  [[nodiscard]] uint64_t wire_bytes() const { return wire_->wire_bytes() + lanes_.wire_bytes(); }
 
  private:
   enum class Stage { kRounds, kFinal, kHere };
   void begin_round(const DirtyMemory::Written& written, bool final, bool at_once);
   void end_round();
+  void push_last(PageSender& sender, const std::map<pid_t, pid_t>& processes, std::vector<PageRun> runs);
   void reach(Stage stage);
 
   std::string node_, box_;
   Transport transport_;
   std::unique_ptr<Wire> wire_;
+  Lanes lanes_;
+  LoadMeter meter_;
+  unsigned round_ = 0;
   std::atomic<uint64_t> served_ = 0;
   std::atomic<bool> stop_ = false;
   std::mutex mutex_;

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +18,7 @@
 #include "base/log.h"
 #include "box/checkpoint.h"
 #include "migrate/guard.h"
+#include "migrate/local_socket.h"
 
 namespace migrate {
 namespace {
@@ -41,25 +41,10 @@ constexpr auto kHeadStart = 100ms;
 // With something asked for, nothing for so long means that the source is gone.
 constexpr auto kSilence = 15s;
 
-/// Connects or binds below a directory whatever the length of its path (sun_path has 108 bytes).
-base::Fd listen_in(const std::string& dir, const std::string& name) {
-  base::Fd at = base::open(dir, O_RDONLY | O_DIRECTORY);
-  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::string path = std::format("/proc/self/fd/{}/{}", at.get(), name);
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  ::unlink(path.c_str());
-  if (!fd || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      ::listen(fd.get(), 1) != 0)
-    throw base::sys_error("cannot listen in {}", dir);
-  return fd;
-}
-
 }  // namespace
 
 Pager::Pager(const std::string& work, std::string images, const std::string& cgroup)
-    : images_(std::move(images)), listener_(listen_in(work, box::kPagerSocket)) {
+    : images_(std::move(images)), lanes_(work, kept_), listener_(listen_in(work, box::kPagerSocket)) {
   raise_file_limit();
   auto [ours, process] = start_guard(cgroup);
   guard_ = std::move(ours);
@@ -89,11 +74,13 @@ void Pager::finish() {
   spaces_.clear();
   if (guard_process_) guard_process_->wait(5s);
   guard_process_.reset();
+  lanes_.close();
 }
 
 bool Pager::here() const { return final_ && restored_at_ && std::ranges::all_of(spaces_, &Space::asked_all); }
 
 void Pager::ask_again() {
+  lanes_.close();
   asked_.forget();
   for (auto& space : spaces_) {
     space.asked = 0;
@@ -111,21 +98,26 @@ void Pager::run(Wire& wire) {
     // Before it is known what is right, no instruction of the box may have run.
     if (final_) drain_all();
     std::erase_if(spaces_, [](const Space& space) { return !space.fault; });
+    lanes_.take([this](const Pages& pages) { give(pages); });
     bool giving = false;
     if (final_ && restored_at_) {
       ask_ahead();
       giving = give_ahead();
     }
     if (const auto runs = asked_.take(); !runs.empty()) send_runs(wire, Frame::kWant, runs);
+    lanes_.send_wants();
     if (here()) tell_here(wire);
     std::vector<pollfd> waits = {{told_here_ ? -1 : wire.input(), POLLIN, 0},
                                  {restorer_.get(), POLLIN, 0},
-                                 {listener_.get(), POLLIN, 0}};
+                                 {listener_.get(), POLLIN, 0},
+                                 {lanes_.listener(), POLLIN, 0},
+                                 {lanes_.arrivals(), POLLIN, 0}};
     for (const auto& space : spaces_) waits.push_back({final_ ? space.fault.get() : -1, POLLIN, 0});
     const int timeout = giving ? 0 : restored_at_ && !past_head_start() ? 10 : 500;
     if (::poll(waits.data(), waits.size(), timeout) < 0 && errno != EINTR)
       throw base::sys_error("cannot wait for page faults");
     if (waits[1].revents != 0) take_space();
+    if (waits[3].revents != 0) lanes_.accept();
     if (waits[2].revents != 0) {
       restorer_ = base::Fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       listener_.close();
@@ -171,14 +163,17 @@ void Pager::take(Wire& wire, const Message& message) {
 void Pager::begin_round(const nlohmann::json& round) {
   if (in_round_ || final_) throw error("the other node began a round of memory where none was due");
   in_round_ = true;
-  for (const auto& pid : round.at("forget")) kept_.drop(pid.get<uint32_t>());
   final_round_ = round.at("final").get<bool>();
+  lanes_.begin_round([&] {
+    for (const auto& pid : round.at("forget")) kept_.drop(pid.get<uint32_t>());
+  });
   at_once_ = round.at("at_once").get<bool>();
 }
 
 void Pager::end_round(Wire& wire) {
   if (!in_round_) throw error("the other node ended a round of memory that it had not begun");
   in_round_ = false;
+  if (final_round_) lanes_.end_rounds();
   final_ = final_round_;
   wire.send_json(Frame::kRoundDone, nlohmann::json::object());
 }
@@ -332,10 +327,10 @@ void Pager::ask_ahead() {
 
 void Pager::ask_ahead(Space& space, uint64_t ahead) {
   const bool from_beginning = space.asked == 0;
-  while (asked_.bytes() < ahead) {
+  while (Asked* const asked = room(ahead)) {
     const auto piece = space.missing.first_in(space.asked, UINT64_MAX);
     if (!piece) {
-      if (asked_.bytes() > 0) return;
+      if (asked_.bytes() + lanes_.asked_bytes() > 0) return;
       // Once more from the beginning, should something have been left out.
       space.asked_all = from_beginning;
       space.asked = 0;
@@ -347,7 +342,7 @@ void Pager::ask_ahead(Space& space, uint64_t ahead) {
       continue;
     }
     const uint64_t end = std::min(kept ? kept->begin : piece->end, piece->begin + kMostPages * kPageSize);
-    asked_.want(space.pid, piece->begin, end, false);
+    asked->want(space.pid, piece->begin, end, false);
     space.asked = end;
   }
 }

@@ -10,6 +10,7 @@
 
 #include "base/child.h"
 #include "base/fd.h"
+#include "migrate/arriving_lanes.h"
 #include "migrate/asked.h"
 #include "migrate/page_set.h"
 #include "migrate/pages.h"
@@ -20,7 +21,8 @@ namespace migrate {
 
 /// Keeps what the source pushes of a box's memory before the box is here. Then gives the box its memory, also
 /// while it runs already: answers its page faults (userfaultfd(2)) with what it has kept or else asks the
-/// source for, and gives and fetches the rest meanwhile. For one thread, which also has the wire.
+/// source for, and gives and fetches the rest meanwhile. For one thread, which also has the wire; lanes
+/// have their own.
 ///
 /// Nobody but this process and its guard holds the descriptors that keep missing pages from
 /// reading as zeros: with both gone the box would go on with wrong memory. The guard, a process of its
@@ -77,11 +79,14 @@ class Pager {
   void copy_into(Space& space, const Pages& pages);
   bool give_kept(const Space& space, uint64_t begin, uint64_t end);
   bool give_ahead();
+  /// Where to ask for something that nobody waits for.
+  Asked* room(uint64_t ahead) { return asked_.bytes() < ahead ? &asked_ : lanes_.room(ahead); }
   void ask_ahead();
   void ask_ahead(Space& space, uint64_t ahead);
 
   std::string images_;
   Store kept_;
+  ArrivingLanes lanes_;
   bool in_round_ = false, final_round_ = false;  ///< what comes is pushed, and kept
   bool final_ = false;    ///< what is kept is right: the source has said what was written up to the freeze
   bool at_once_ = false;  ///< the source waits for us to have everything

@@ -86,7 +86,8 @@ void Rounds::run(Plan& plan, const std::string& id) {
   for (int number = 0;; ++number) {
     const uint64_t before = std::exchange(files, file_round(plan, number));
     // The destination has answered: so the box is on its records, where the memory's process looks for it.
-    if (goal_.mode != Mode::kStop && !memory_) memory_.emplace(request_.rsh, request_.to, id, request_.box);
+    if (goal_.mode != Mode::kStop && !memory_)
+      memory_.emplace(request_.rsh, request_.to, id, request_.box, request_.streams);
     if (dirty_ && plan.next() == Plan::Next::kRound)
       memory_round(plan, number, number == 0 ? 0 : files);
     else if (files < kSmallRound || files > before / 4 * 3)
@@ -112,7 +113,7 @@ void Rounds::memory_round(Plan& plan, int number, uint64_t files) {
   if (number == 0) written_ = dirty_->take(processes);
   const Sent sent = memory_->push(processes, written_, [&](uint64_t done) { context_.progress.at(done); });
   step.bytes = sent.bytes;
-  written_ = dirty_->take(box::processes_of(group_));
+  written_.add(dirty_->take(box::processes_of(group_)));
   plan.sent(sent, written_.bytes() + files);
 }
 

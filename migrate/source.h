@@ -15,6 +15,7 @@ struct MoveRequest {
   std::string to;                ///< node, as the transport knows it
   std::vector<std::string> rsh;  ///< words of the transport's command
   Goal goal;
+  unsigned streams = 0;  ///< connections for the memory; 0: as many as pay
   bool dry_run = false;  ///< nothing is moved: the report says what a move would be
 };
 

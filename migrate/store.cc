@@ -25,6 +25,7 @@ void require_memory() {
 }  // namespace
 
 void Store::put(const Pages& pages) {
+  std::unique_lock lock(mutex_);
   auto found = files_.find(pages.run.pid);
   if (found == files_.end()) {
     base::Fd file(::memfd_create("drover-memory", MFD_CLOEXEC));
@@ -36,12 +37,14 @@ void Store::put(const Pages& pages) {
     require_memory();
     unchecked_ = 0;
   }
+  lock.unlock();
   for (size_t done = 0; done < pages.data.size();) {
     const ssize_t put = ::pwrite(found->second.fd.get(), pages.data.data() + done, pages.data.size() - done,
                                  static_cast<off_t>(pages.run.address + done));
     if (put < 0 && errno != EINTR) throw base::sys_error("cannot keep the box's memory");
     if (put > 0) done += static_cast<size_t>(put);
   }
+  lock.lock();
   found->second.held.add(pages.run.address, pages.run.address + pages.run.bytes());
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <span>
 
@@ -14,7 +15,8 @@ namespace migrate {
 /// place is its address.
 class Store {
  public:
-  /// A newer content takes the place of an older one. Throws before this node runs out of memory.
+  /// A newer content takes the place of an older one. Throws before this node runs out of memory. Several
+  /// threads may put at once, as long as nobody does anything else here.
   void put(const Pages& pages);
   void drop(uint32_t pid) { files_.erase(pid); }
   void drop(uint32_t pid, uint64_t begin, uint64_t end);
@@ -30,6 +32,7 @@ class Store {
     PageSet held;
   };
   std::map<uint32_t, File> files_;
+  std::mutex mutex_;
   uint64_t unchecked_ = 0;  ///< bytes since the node's free memory was looked at
 };
 

@@ -21,6 +21,7 @@ class Transport {
 
   [[nodiscard]] int in() const { return in_.get(); }
   [[nodiscard]] int out() const { return out_.get(); }
+  [[nodiscard]] pid_t pid() const { return child_.pid(); }
   /// Closes our end and lets the other one finish.
   void finish();
   /// For a connection on which nothing came: that the node cannot be reached, and why, in the transport's

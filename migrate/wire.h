@@ -2,6 +2,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -46,6 +47,7 @@ enum class Frame : uint8_t {
   // Memory, on a connection of its own.
   kMemory = 35,  ///< source: of this move
   kFetch = 36,   ///< destination: it broke; go on over this one
+  kLane = 40,    ///< source: one more connection for it
   // When the box runs.
   kCaught = 38,  ///< source: frames that clients sent to the box while it was frozen; binary (caught.h)
 };
@@ -67,6 +69,7 @@ inline constexpr std::array kFrames = {
     FrameName{Frame::kReady, "ready"},   FrameName{Frame::kMemory, "memory"},
     FrameName{Frame::kFetch, "fetch"},   FrameName{Frame::kCaught, "caught"},
     FrameName{Frame::kStale, "stale"},   FrameName{Frame::kHere, "here"},
+    FrameName{Frame::kLane, "lane"},
 };
 
 /// nullopt: no such frame.
@@ -135,7 +138,7 @@ class Wire {
   int in_flags_, out_flags_;  ///< as they were before us
   std::chrono::milliseconds patience_;
   std::function<void()> hook_;
-  uint64_t sent_ = 0, received_ = 0;
+  std::atomic<uint64_t> sent_ = 0, received_ = 0;
   std::chrono::nanoseconds waited_{0};
   Level level_;
 };

@@ -89,6 +89,20 @@ def test_redis_under_load_there_and_back_three_times(lab, make_box, before, mode
     assert increments_on_disk(box) >= acknowledged
 
 
+@pytest.mark.limit(120)
+def test_over_three_connections(lab, make_box, before, mode):
+    box = make_box("threefold", "redis", 79).answers(6379)
+    client = Counter(lab, box.ip4)
+    fill(client.other(), 48)
+    for _ in range(2):
+        report = box.migrate("--mode", mode, "--streams", "3")
+        assert bytes_of(report, "memory" if mode == "postcopy" else "memory 0") > 48 << 20
+        client.check()
+        check_filled(client.other(), 48)
+        assert not remains(lab, box, box.other(), before)
+    client.finish()
+
+
 @pytest.mark.limit(240)
 def test_postgresql_during_pgbench(lab, make_box, before, tmp_path, mode):
     box = make_box("dblazy", "db", 41).answers(5432)

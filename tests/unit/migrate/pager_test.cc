@@ -25,6 +25,7 @@
 #include "base/mount.h"
 #include "box/checkpoint.h"
 #include "migrate/guard.h"
+#include "migrate/local_socket.h"
 #include "migrate/stream.h"
 #include "tests/unit/migrate/tree_tools.h"
 
@@ -453,6 +454,52 @@ TEST_P(PagerTest, GoesOnOverAnotherConnection) {
     pager_->ask_again();
   }
   bring();
+}
+
+/// One more connection carries part of it, and may break, whatever was asked for on it.
+TEST_P(PagerTest, OverLanesToo) {
+  base::Pipe go = base::make_pipe();
+  start([&](char* memory) {
+    char byte;
+    if (::read(go.read.get(), &byte, 1) != 1) return 2;
+    return hold(memory, 0, kPages) ? 0 : 1;
+  });
+  struct Lane {
+    base::Fd helper, socket;
+    std::jthread source;
+  };
+  std::atomic<uint64_t> on_lanes = 0;
+  std::vector<Lane> lanes;
+  for (const uint64_t most : {UINT64_MAX, uint64_t{1}, uint64_t{500'000}}) {
+    int pair[2];
+    ASSERT_EQ(0, ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+    Lane& lane = lanes.emplace_back(connect_in(work(), kLanesSocket), base::Fd(pair[0]), std::jthread());
+    const base::Fd its(pair[1]);
+    send_descriptor(lane.helper.get(), its.get());
+    send_descriptor(lane.helper.get(), its.get());
+    lane.source = std::jthread([&on_lanes, most, socket = lane.socket.get()] {
+      try {
+        Wire wire(socket, socket);
+        wire.expect_json(Frame::kReady, 20s);
+        PageSender sender(wire, {{7, ::getpid()}});
+        uint64_t served = 0;
+        serve_pages(wire, sender, 20s, [&](uint64_t bytes) {
+          on_lanes += bytes;
+          if ((served += bytes) >= most) throw base::error("the link is cut");
+        });
+      } catch (const base::Error&) {
+      }
+      ::shutdown(socket, SHUT_RDWR);
+    });
+  }
+  const auto source = connect();
+  EXPECT_EQ("no error", error_of([&] { pager_->run(source->wire); }));
+  EXPECT_TRUE(pager_->whole());
+  base::write_full(go.write.get(), "x", "pipe");
+  finish();
+  if (GetParam() == Before::kNothing) {
+    EXPECT_GT(on_lanes, 0U);
+  }
 }
 
 TEST_P(PagerTest, MemoryThatNobodyAskedFor) {
