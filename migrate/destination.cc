@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <format>
 #include <future>
 
 #include "base/error.h"
@@ -248,9 +249,9 @@ void receive(const base::Context& context, int in, int out) {
     throw;
   } catch (const nlohmann::json::exception& e) {
     // A key that is not there, or of another type.
-    const base::Error unclear = base::error("the other node's message cannot be understood: {}", e.what());
-    wire.send_failed(unclear.message(), unclear.hint());
-    throw unclear;
+    const std::string unclear = std::format("the other node's message cannot be understood: {}", e.what());
+    wire.send_failed(unclear, "");
+    throw base::error("{}", unclear);
   }
 }
 
