@@ -92,10 +92,6 @@ void take_whole(const base::Context& context, const std::string& name, const std
   box::end_move(box::paths_of(context, name));
 }
 
-}  // namespace
-
-namespace {
-
 /// What went out with a lane that is lost, as if it had been written again.
 DirtyMemory::Written written_again(std::vector<PageRun> lost) {
   std::ranges::sort(lost, {}, [](const PageRun& run) { return std::pair(run.pid, run.address); });
