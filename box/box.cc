@@ -32,7 +32,7 @@ namespace {
 
 /// Takes away what creations and removals that were cut off left. The caller holds the node's
 /// lock, so no creation is under way.
-void sweep(const base::Context& context) {
+void sweep_locked(const base::Context& context) {
   const std::string dir = context.state_dir + "/boxes";
   std::vector<std::string> left;
   if (DIR* d = ::opendir(dir.c_str())) {
@@ -202,7 +202,7 @@ Config create(const base::Context& context, const CreateRequest& request) {
   check_name(request.name);
   const Lock node = lock_node(context);
   const Lock lock = lock_box(context, request.name);
-  sweep(context);
+  sweep_locked(context);
   if (base::exists(paths_of(context, request.name).dir))
     throw base::error("there is a box {} on this node already", request.name)
         .hint("choose another name, or `drover-node box destroy` the old one");
@@ -304,7 +304,7 @@ bool stop(const base::Context& context, const std::string& name,
 
 void destroy(const base::Context& context, const std::string& name, bool force) {
   // What a removal that was cut off has left is not worth a command of its own.
-  if (const Lock node = lock_node(context); true) sweep(context);
+  sweep(context);
   const Lock lock = lock_box(context, name);
   const Config config = load_config(context, name);
   const Paths paths = paths_of(context, name);
@@ -323,6 +323,11 @@ void destroy(const base::Context& context, const std::string& name, bool force) 
         e.message(), name);
   }
   remove_box_dir(context, paths.dir);
+}
+
+void sweep(const base::Context& context) {
+  const Lock node = lock_node(context);
+  sweep_locked(context);
 }
 
 void remove_box_dir(const base::Context& context, const std::string& dir) {

@@ -69,5 +69,7 @@ std::string random_id();
 
 /// A box's directory goes, in one step as far as `list` can see.
 void remove_box_dir(const base::Context& context, const std::string& dir);
+/// Takes away what creations and removals that were cut off left. Takes the node's lock.
+void sweep(const base::Context& context);
 
 }  // namespace box

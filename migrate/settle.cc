@@ -357,6 +357,7 @@ void answer_decision(const base::Context& context, Wire& wire, const Json& decis
 
 std::vector<Settled> recover(const base::Context& context, const std::vector<std::string>& rsh,
                              const std::optional<std::string>& only, Ruling ruling) {
+  box::sweep(context);
   std::vector<Settled> out;
   auto settle = [&](const std::string& name, auto work) {
     if (only && *only != name) return;

@@ -161,3 +161,11 @@ def test_no_such_move(lab, box):
     assert result.returncode == 2
     assert box.states() == {"node1": "running"}
     box.destroy()
+
+
+def test_what_a_killed_removal_left(lab, box):
+    """Its directory has no name any more that `list` could show."""
+    left = lab.node("node1").path(f"{DROVER}/boxes/.gone-0123456789abcdef")
+    (left / "private/upper").mkdir(parents=True)
+    recover(lab, "node1")
+    assert not left.exists()
