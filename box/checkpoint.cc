@@ -1,7 +1,6 @@
 #include "box/checkpoint.h"
 
 #include <criu/criu.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
@@ -235,21 +234,6 @@ bool has_inner_connections(pid_t init) {
   return false;
 }
 
-/// Some images are opened by the restored tasks: in the box's user namespace already, first still
-/// with root's id and later with the box's. So they stay root's, and the box's group may read them.
-void share_images(const std::string& dir, uint32_t group) {
-  base::Fd fd = base::open(dir, O_RDONLY | O_DIRECTORY);
-  std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(base::duplicate(fd.get()).release()), ::closedir);
-  if (!entries || ::fchown(fd.get(), 0, group) != 0 || ::fchmod(fd.get(), 0750) != 0)
-    throw base::sys_error("cannot share {} with the box", dir);
-  while (const dirent* e = ::readdir(entries.get())) {
-    if (e->d_name[0] == '.') continue;
-    base::Fd image = base::open_at(fd.get(), e->d_name, O_RDONLY | O_NOFOLLOW);
-    if (::fchown(image.get(), 0, group) != 0 || ::fchmod(image.get(), 0640) != 0)
-      throw base::sys_error("cannot share {}/{} with the box", dir, e->d_name);
-  }
-}
-
 }  // namespace
 
 DumpRequest dump_of(const Paths& paths, const Config& config, pid_t init) {
@@ -343,7 +327,7 @@ pid_t Criu::restore(const RestoreRequest& request) {
   forget_link_state(images.get());
   keep_timers_armed(images.get());
   open_executables(images.get());
-  share_images(request.images, request.id_base);
+  share_images(images.get(), request.id_base);
   const Cgroup group(request.cgroup);
   std::optional<CgroupTree> groups;
   if (request.own_groups) {

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/rtnetlink.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -168,6 +169,20 @@ void forget_link_state(int images) {
 
 void keep_timers_armed(int images) {
   change_images(images, [](std::string_view name) { return name == "files.img"; }, rearm_all);
+}
+
+void share_images(int images, uint32_t group) {
+  base::Fd dir = base::open_at(images, ".", O_RDONLY | O_DIRECTORY);
+  if (::fchown(dir.get(), 0, group) != 0 || ::fchmod(dir.get(), 0750) != 0)
+    throw base::sys_error("cannot share the images with the box");
+  std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(dir.release()), ::closedir);
+  if (!entries) throw base::sys_error("cannot read the images");
+  while (const dirent* e = ::readdir(entries.get())) {
+    if (e->d_name[0] == '.') continue;
+    const base::Fd image = base::open_at(images, e->d_name, O_RDONLY | O_NOFOLLOW);
+    if (::fchown(image.get(), 0, group) != 0 || ::fchmod(image.get(), 0640) != 0)
+      throw base::sys_error("cannot share the image {} with the box", e->d_name);
+  }
 }
 
 }  // namespace box

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 
 namespace box {
 
@@ -17,5 +18,9 @@ void keep_timers_armed(int images);
 /// cannot be restored ("PR_SET_MM_MAP failed with -9"). Such a file is opened for reading instead, for both
 /// of them.
 void open_executables(int images);
+
+/// Some images are opened by the restored tasks: in the box's user namespace already, first still with root's
+/// id and later with the box's. So they stay root's, and the box's group may read them.
+void share_images(int images, uint32_t group);
 
 }  // namespace box

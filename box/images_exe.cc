@@ -2,9 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <memory>
-#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -12,97 +10,16 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "box/image_reader.h"
 #include "box/images.h"
 
 namespace box {
 namespace {
 
-// CRIU 4.2: an image is two magic numbers and then records, each its length (32 bits, little endian) and a
-// message of Protocol Buffers (criu/include/magic.h, images/*.proto).
-constexpr size_t kHead = 8;
+// images/*.proto of CRIU 4.2.
 constexpr unsigned kMmExe = 12;                // mm_entry.exe_file_id
 constexpr unsigned kFileReg = 3;               // file_entry.reg
 constexpr unsigned kRegId = 1, kRegFlags = 2;  // reg_file_entry
-enum Wire : unsigned { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
-
-struct Field {
-  unsigned number = 0;
-  size_t at = 0, size = 0;  ///< of its value, in the image
-  uint64_t value = 0;       ///< of a varint
-};
-
-/// A part of an image, read from its beginning.
-class Reader {
- public:
-  Reader(std::span<const std::byte> image, size_t begin, size_t end) : image_(image), at_(begin), end_(end) {
-    if (end > image.size() || begin > end) throw malformed();
-  }
-  [[nodiscard]] bool done() const { return at_ == end_; }
-
-  /// The next record's message.
-  Reader record() {
-    uint32_t size = 0;
-    if (end_ - at_ < sizeof size) throw malformed();
-    std::memcpy(&size, image_.data() + at_, sizeof size);
-    at_ += sizeof size;
-    return skip(size);
-  }
-
-  Field field() {
-    const uint64_t tag = varint();
-    Field f{.number = static_cast<unsigned>(tag >> 3), .at = at_};
-    switch (tag & 7) {
-      case kVarint:
-        f.value = varint();
-        f.size = at_ - f.at;
-        return f;
-      case kBytes:
-        f.size = varint();
-        f.at = at_;
-        break;
-      case kFixed64:
-        f.size = 8;
-        break;
-      case kFixed32:
-        f.size = 4;
-        break;
-      default:
-        throw malformed();
-    }
-    skip(f.size);
-    return f;
-  }
-
- private:
-  static base::Error malformed() { return base::error("CRIU's images are not as CRIU 4.2 writes them"); }
-
-  Reader skip(size_t size) {
-    if (size > end_ - at_) throw malformed();
-    at_ += size;
-    return {image_, at_ - size, at_};
-  }
-
-  uint64_t varint() {
-    uint64_t value = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-      if (at_ == end_) throw malformed();
-      const auto byte = std::to_integer<uint64_t>(image_[at_++]);
-      value |= (byte & 0x7f) << shift;
-      if ((byte & 0x80) == 0) return value;
-    }
-    throw malformed();
-  }
-
-  std::span<const std::byte> image_;
-  size_t at_, end_;
-};
-
-std::vector<std::byte> read_image(int fd) {
-  std::vector<std::byte> bytes(static_cast<size_t>(::lseek(fd, 0, SEEK_END)));
-  ::lseek(fd, 0, SEEK_SET);
-  base::read_full(fd, bytes);
-  return bytes;
-}
 
 /// The files that processes were started from, as CRIU numbers them.
 std::set<uint64_t> executables(int images) {
@@ -113,8 +30,8 @@ std::set<uint64_t> executables(int images) {
   while (const dirent* e = ::readdir(entries.get())) {
     if (!std::string_view(e->d_name).starts_with("mm-")) continue;
     const auto image = read_image(base::open_at(images, e->d_name, O_RDONLY | O_NOFOLLOW).get());
-    for (Reader mm = Reader(image, kHead, image.size()).record(); !mm.done();)
-      if (const Field f = mm.field(); f.number == kMmExe) ids.insert(f.value);
+    for (ImageReader mm = ImageReader::of_image(image).record(); !mm.done();)
+      if (const ImageField f = mm.field(); f.number == kMmExe) ids.insert(f.value);
   }
   return ids;
 }
@@ -132,13 +49,13 @@ void open_executables(int images) {
   const base::Fd file = base::open_at(images, "files.img", O_RDWR | O_NOFOLLOW);
   auto image = read_image(file.get());
   bool changed = false;
-  for (Reader records(image, kHead, image.size()); !records.done();)
-    for (Reader entry = records.record(); !entry.done();) {
-      const Field reg = entry.field();
+  for (ImageReader records = ImageReader::of_image(image); !records.done();)
+    for (ImageReader entry = records.record(); !entry.done();) {
+      const ImageField reg = entry.field();
       if (reg.number != kFileReg) continue;
-      Field id, flags;
-      for (Reader in(image, reg.at, reg.at + reg.size); !in.done();) {
-        const Field f = in.field();
+      ImageField id, flags;
+      for (ImageReader in = records.inside(reg); !in.done();) {
+        const ImageField f = in.field();
         if (f.number == kRegId) id = f;
         if (f.number == kRegFlags) flags = f;
       }

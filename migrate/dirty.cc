@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <format>
@@ -22,6 +21,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "box/memory_map.h"
 #include "migrate/guard.h"
 #include "migrate/inject.h"
 
@@ -45,33 +45,6 @@ std::string proc(pid_t process, std::string_view what) { return std::format("/pr
 /// nullopt: it has ended.
 std::optional<std::string> read_proc(pid_t process, std::string_view what) {
   return base::read_file_if_exists(proc(process, what));
-}
-
-struct Line {
-  uint64_t begin = 0, end = 0;
-  bool counts = false;  ///< private and anonymous
-};
-
-/// A line of /proc/PID/maps (proc_pid_maps(5)): `7f…-7f… rw-p 00000000 00:00 0   [heap]`.
-Line parse_line(std::string_view line) {
-  Line found;
-  const char *const begin = line.data(), *const end = begin + line.size();
-  const char* at = std::from_chars(begin, end, found.begin, 16).ptr;
-  if (at == end || *at != '-') return {};
-  at = std::from_chars(at + 1, end, found.end, 16).ptr;
-  std::string_view rest(at, end);
-  if (rest.size() < 6 || rest[4] != 'p') return found;
-  // Permissions, offset, device, inode, name.
-  for (int field = 0; field < 3; ++field) {
-    rest.remove_prefix(std::min(rest.size(), rest.find_first_not_of(' ')));
-    rest.remove_prefix(std::min(rest.size(), rest.find(' ')));
-  }
-  rest.remove_prefix(std::min(rest.size(), rest.find_first_not_of(' ')));
-  if (!rest.starts_with("0 ") && rest != "0") return found;  // a file
-  rest.remove_prefix(1);
-  rest.remove_prefix(std::min(rest.size(), rest.find_first_not_of(' ')));
-  found.counts = rest.empty() || rest == "[heap]" || rest.starts_with("[anon:");
-  return found;
 }
 
 /// PAGEMAP_SCAN over a range, for pages that are there (and were written). False: errno says why.
@@ -174,22 +147,6 @@ base::Fd track(pid_t process, Clock::time_point until) {
   return fault;
 }
 
-/// Puts a range behind those that end before it.
-void append(std::vector<AddressRange>& ranges, uint64_t begin, uint64_t end) {
-  if (!ranges.empty() && ranges.back().end >= begin)
-    ranges.back().end = std::max(ranges.back().end, end);
-  else
-    ranges.push_back({begin, end});
-}
-
-/// By address, and none overlaps another.
-std::vector<AddressRange> in_order(std::vector<AddressRange> ranges) {
-  std::ranges::sort(ranges, {}, &AddressRange::begin);
-  std::vector<AddressRange> found;
-  for (const AddressRange& range : ranges) append(found, range.begin, range.end);
-  return found;
-}
-
 }  // namespace
 
 uint64_t DirtyMemory::Written::bytes() const {
@@ -269,7 +226,7 @@ DirtyMemory::Written DirtyMemory::take(const std::map<pid_t, pid_t>& processes) 
 
   Written written;
   for (auto& [pid, ranges] : taken)
-    for (const AddressRange& range : in_order(std::move(ranges)))
+    for (const AddressRange& range : box::in_order(std::move(ranges)))
       written.runs.push_back({pid, range.begin, range.end});
   for (const uint32_t pid : fresh)
     if (told_.contains(pid)) written.renewed.push_back(pid);
@@ -314,11 +271,7 @@ DirtyMemory::Outcome DirtyMemory::take_space(Space& space, Ranges& ranges) try {
   auto old = before.begin();
   std::vector<page_region> found;
   Ranges told;
-  for (std::string_view rest = *maps; !rest.empty();) {
-    const size_t length = std::min(rest.find('\n'), rest.size());
-    const Line line = parse_line(rest.substr(0, length));
-    rest.remove_prefix(std::min(length + 1, rest.size()));
-    if (!line.counts) continue;
+  for (const AddressRange& line : box::anonymous_memory(*maps)) {
     for (uint64_t at = line.begin; at < line.end;) {
       while (old != before.end() && old->end <= at) ++old;
       const bool tracked = old != before.end() && old->begin <= at;
@@ -327,12 +280,12 @@ DirtyMemory::Outcome DirtyMemory::take_space(Space& space, Ranges& ranges) try {
       const bool still = tracked && take_tracked(pagemap->get(), at, until, found);
       const New how = still ? New::kTracked : take_new(space.fault.get(), pagemap->get(), at, until, found);
       if (how == New::kOtherMemory) return Outcome::kOtherMemory;
-      if (how == New::kTracked) append(space.tracked, at, until);
-      for (const page_region& region : found) append(told, region.start, region.end);
+      if (how == New::kTracked) box::append(space.tracked, at, until);
+      for (const page_region& region : found) box::append(told, region.start, region.end);
       at = until;
     }
   }
-  for (const AddressRange& range : in_order(space.disk.again()))
+  for (const AddressRange& range : box::in_order(space.disk.again()))
     scan(pagemap->get(), range.begin, range.end, 0, 0,
          [&](const page_region& region) { ranges.push_back({region.start, region.end}); });
   ranges.insert(ranges.end(), told.begin(), told.end());

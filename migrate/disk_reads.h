@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "box/memory_map.h"
+
 namespace migrate {
 
-struct AddressRange {
-  uint64_t begin, end;
-};
+using box::AddressRange;
 
 /// Memory of one process that a disk may still write. A direct read (O_DIRECT, open(2)) takes hold of its
 /// pages when it begins, and writes them when the disk has answered, past the page tables: a page that was
