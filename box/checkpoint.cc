@@ -31,6 +31,7 @@
 #include "box/criu_reason.h"
 #include "box/images.h"
 #include "box/last_pid.h"
+#include "box/lazy_memory.h"
 #include "box/netns.h"
 #include "box/network.h"
 #include "box/runtime.h"
@@ -293,10 +294,15 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
   record_last_pid(request.images, request.init);
   const CriuPrograms programs =
       has_old_iptables(Cgroup(request.cgroup).pids()) ? CriuPrograms{} : without_iptables();
-  const Halt halt{"post-dump", when_dumped};
+  const LazyMemory lazy(request.lazy ? processes_of(Cgroup(request.cgroup)) : std::map<pid_t, pid_t>());
+  const Halt halt{"post-dump", [&] {
+                    lazy.write(images.get());
+                    when_dumped();
+                  }};
   in_child("freeze the box into images", request.log, request.lock, {&halt, 1}, [&] {
     if (nobody) ::fcntl(nobody.get(), F_SETFD, 0);
     programs.use();
+    lazy.use();
     Options options = make_options(programs.criu);
     criu_opts* o = options.get();
     set_common(o, images.get(), work.get(), config);

@@ -29,7 +29,7 @@ const std::string kDirectory = "/srv/kinds/";
 std::vector<Kind> all_kinds() {
   std::vector<Kind> all;
   for (const Kind* table :
-       {kFileKinds, kMemoryKinds, kSocketKinds, kSignalKinds, kProcessKinds, kRefusedKinds})
+       {kFileKinds, kMemoryKinds, kLazyKinds, kSocketKinds, kSignalKinds, kProcessKinds, kRefusedKinds})
     for (const Kind* kind = table; kind->name; ++kind) all.push_back(*kind);
   return all;
 }

@@ -20,7 +20,7 @@ MOVED = """
 open-file deleted-dense deleted-sparse deleted-mapped deleted-directory renamed
 flock posix-lock ofd-lock lease inotify fanotify epoll eventfd timerfd pipe-data pipe-between fifo
 mounts mount-namespace chroot proc-mount sysfs-mount devpts-mount mqueue-mount
-private-memory shared-memory memfd sysv-shm sysv-sem sysv-msg aio robust-futex threads
+private-memory lazy-memory shared-memory memfd sysv-shm sysv-sem sysv-msg aio robust-futex threads
 tcp-listen tcp-client tcp-server tcp-loopback tcp-half-closed tcp-ended tcp-full-queue tcp-time-wait
 tcp-syn-sent tcp-unconnected udp raw-socket packet-socket netlink unix-sockets unix-names unix-passed unix-peers mptcp
 clocks pending-signals signal-handlers signalfd posix-timers interval-timers sleeps stopped zombie
@@ -286,6 +286,27 @@ def test_full_send_queue_arrives_whole(moved):
     assert moved["sent"] > 100_000
     expected = b"".join(b"%d\n" % number for number in range(10_000_000, 10_000_000 + moved["sent"] // 9 + 1))
     assert moved["received"] == expected[:moved["sent"]]
+
+
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("mode", ["postcopy", "precopy", "hybrid"])
+def test_private_memory_of_every_sort(lab, templates, program, mode):
+    """tests/lab/kinds_lazy.cc, and that CRIU does not look at it page by page (docs/decisions/0015)."""
+    box = Kinds(lab, "lazykind", "debian-13", 162)
+    try:
+        box.start(program, ["lazy-memory"])
+        assert box.says("lazy-memory") == ["ready"]
+        for turn in (1, 2, 3):
+            log = lab.node(box.where).path("/run/drover/log/lazykind.criu.log")
+            report = box.migrate("--mode", mode, "--force")
+            lazy = [int(number) for number in re.findall(r"Pagemap generated: \d+ pages \((\d+) lazy\)", log.read_text())]
+            assert len(lazy) > 10
+            assert sum(lazy) < 4000  # of 100,000 in the processes
+            assert sum(phase["bytes"] for phase in report["phases"] if phase["name"].startswith("memory")) > 16 << 20
+            box.look(["lazy-memory"])
+            assert box.says("lazy-memory") == ["ready", *["ok"] * turn]
+    finally:
+        box.destroy()
 
 
 @pytest.fixture(scope="module")
