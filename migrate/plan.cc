@@ -14,12 +14,12 @@ namespace {
 // happened.
 constexpr double kOneProcess = 165;
 constexpr double kEachMore = 15;
-// Of the dump, CRIU's walk over page maps: redis with 20 MB 93, with 1 GB in small pages 176 to 196, same
-// machine; in 620 huge ones 36, as it looks at 512 pages in each.
-constexpr double kEachPage = 0.0003, kEachHugePage = 0.058;
-// Only in mode stop: CRIU writes memory into images, and reads it at the other end. redis with 217 MB and 1
-// GB, both on one machine: 0.54 and 1.4 s.
-constexpr double kImagesEachByte = 1.1e-6;
+// Of the dump, the walk over page maps: 4 GB in small pages 60 to 66, in huge ones 17 to 25, of a process
+// whose dump takes 4 without (docs/decisions/0015).
+constexpr double kEachPage = 0.00006, kEachHugePage = 0.008;
+// Only in mode stop: CRIU takes memory page by page into images, and reads it at the other end. redis with
+// 217 MB and 1 GB, both on one machine: 0.54 and 1.4 s.
+constexpr double kImagesEachByte = 1.2e-6;
 // Around the freeze: connecting, preflight, layers, the first look at the private layer (shell: 431 in all,
 // 169 frozen).
 constexpr double kAround = 260;

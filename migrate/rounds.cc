@@ -25,8 +25,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPatience = 5min;
 // For a dry run to measure.
 constexpr auto kMeasure = 1s;
-// For gathering memory into huge pages, while the box runs.
-constexpr auto kCollapse = 10s;
+// For gathering memory into huge pages, while the box runs: at least, and of each GiB.
+constexpr std::chrono::milliseconds kCollapse = 10s, kCollapseEach = 5s;
 // Of the private layer: not worth a round of its own.
 constexpr uint64_t kSmallRound = 1 << 20;
 // While CRIU writes its images. They are sent again as long as they are younger than two ticks of ctime
@@ -49,7 +49,8 @@ BoxSize Rounds::prepare() {
   if (goal_.mode != Mode::kStop) {
     Step step(context_.progress, report_.phases, "gather");
     step.of_box = false;
-    step.bytes = collapse(box::processes_of(group_), kCollapse).bytes;
+    const auto most = std::max(kCollapse, kCollapseEach * static_cast<int>(memory_of(group_.pids()) >> 30));
+    step.bytes = collapse(box::processes_of(group_), most).bytes;
   }
   const auto pids = group_.pids();
   const uint64_t memory = memory_of(pids), huge = std::min(memory, huge_memory_of(pids));
