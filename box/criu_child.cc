@@ -1,0 +1,134 @@
+#include "box/criu_child.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "box/criu_reason.h"
+
+namespace box {
+namespace {
+
+// CRIU itself gives up on what it waits for; this is for the case that it does not.
+constexpr auto kDeadline = std::chrono::minutes(10);
+
+// In every log, of what is no failure: that no iptables is found, and that a limit stays as it is.
+constexpr const char* kNoReason[] = {"tables-save", "tables-restore", "tables-legacy",
+                                     "Can't setup RLIMIT_NOFILE"};
+
+/// CRIU's own words: the lines of its log that say Error, the first ones, since the rest follow
+/// from them.
+std::string error_lines(const std::string& log) {
+  auto text = base::read_file_if_exists(log, 256 << 20);
+  if (!text) return {};
+  std::istringstream in(*text);
+  std::string found;
+  int count = 0;
+  for (std::string line; count < 3 && std::getline(in, line);) {
+    const auto at = line.find("Error (");
+    if (at == std::string::npos || std::ranges::any_of(kNoReason, [&](auto* s) { return line.contains(s); }))
+      continue;
+    found += (count++ ? "; " : "") + line.substr(at);
+  }
+  return found;
+}
+
+// What the child below shares with libcriu's callback, which takes no argument of ours.
+int g_question = -1, g_answer = -1;
+std::span<const Halt> g_halts;
+
+}  // namespace
+
+int on_notify(const char* action) {
+  for (size_t i = 0; i < g_halts.size(); ++i) {
+    if (std::strcmp(action, g_halts[i].action) != 0) continue;
+    char c = static_cast<char>(i);
+    return ::write(g_question, &c, 1) == 1 && ::read(g_answer, &c, 1) == 1 && c == 'y' ? 0 : -1;
+  }
+  return 0;
+}
+
+void in_child(const std::string& what, const std::string& log, const std::string& lock,
+              std::span<const Halt> halts, const std::function<int()>& request) {
+  base::Fd guard = base::open(lock, O_RDWR | O_CREAT);
+  base::Pipe question = base::make_pipe(), answer = base::make_pipe();
+  const pid_t parent = ::getpid();
+  pid_t child = ::fork();
+  if (child < 0) throw base::sys_error("cannot start a process");
+  if (child == 0) {
+    // With this process CRIU's request socket goes: CRIU then lets the box be and ends.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(1);
+    // Ctrl-C goes to every process of the terminal's group. CRIU would die of it with its parasite
+    // still in the box.
+    ::setsid();
+    // CRIU inherits it, what it restores does not: so it tells whether CRIU is at work.
+    ::flock(guard.get(), LOCK_EX);
+    ::fcntl(guard.get(), F_SETFD, 0);
+    question.read.close();
+    answer.write.close();
+    g_question = question.write.get();
+    g_answer = answer.read.get();
+    g_halts = halts;
+    // libcriu expects SIGCHLD to be blocked while it waits for what it restores.
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    ::sigprocmask(SIG_BLOCK, &set, nullptr);
+    ::_exit(request() < 0 ? 1 : 0);
+  }
+  guard.close();
+  question.write.close();
+  answer.read.close();
+
+  auto deadline = std::chrono::steady_clock::now() + kDeadline;
+  bool timed_out = false;
+  std::exception_ptr failure;
+  for (;;) {
+    auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    pollfd p{question.read.get(), POLLIN, 0};
+    int n = ::poll(&p, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
+    if (n < 0 && errno == EINTR) continue;
+    char c = 0;
+    if (n <= 0) {
+      timed_out = true;
+      ::kill(child, SIGKILL);
+      break;
+    }
+    if (::read(question.read.get(), &c, 1) <= 0) break;  // it has ended
+    try {
+      halts[static_cast<size_t>(c)].work();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    base::write_full(answer.write.get(), failure ? "n" : "y", "the child that runs CRIU");
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (failure) std::rethrow_exception(failure);
+  if (timed_out)
+    throw base::error("CRIU did not finish to {} in {} minutes", what, kDeadline.count())
+        .hint("its log is " + log);
+  if (status != 0) {
+    if (auto known = criu_reason(base::read_file_if_exists(log, 256 << 20).value_or("")))
+      throw base::error("CRIU could not {}: {}", what, known->sentence).hint(known->hint);
+    std::string lines = error_lines(log);
+    throw base::error("CRIU could not {}{}{}", what, lines.empty() ? "" : ": ", lines)
+        .hint("the whole log is " + log);
+  }
+}
+
+}  // namespace box
