@@ -265,7 +265,8 @@ void start_locked(const base::Context& context, const Config& config) {
     base::Undo undo;
     undo.add("tear down box " + name, [&] { tear_down(context, paths, name); });
     set_up_outside(context, config, paths);
-    set_up_cable(config);
+    make_cable(config);
+    plug_in_cable(config);
     const pid_t init = create_container(context, config, paths);
     const base::Fd netns = netns_of(init);  // stays, should its init end at once
     move_into(other_end_name(name), netns.get(), {config.mac, config.addresses, config.gateways});

@@ -22,12 +22,14 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/pause.h"
 #include "box/cgroup_tree.h"
 #include "box/criu_child.h"
 #include "box/criu_programs.h"
 #include "box/images.h"
 #include "box/last_pid.h"
 #include "box/lazy_memory.h"
+#include "box/net_state.h"
 #include "box/netns.h"
 #include "box/network.h"
 #include "box/runtime.h"
@@ -41,6 +43,8 @@ constexpr const char* kDevices[] = {"null", "zero", "full", "tty", "random", "ur
 
 // Beside CRIU's images: the control groups of a box that divides its own (docs/formats/box-images.md).
 constexpr const char* kGroups = "/groups.json";
+// Likewise, a network namespace that CRIU leaves to us (docs/formats/box-network.md).
+constexpr const char* kNetwork = "/network.json";
 
 struct Freer {
   void operator()(criu_opts* o) const { criu_local_free_opts(o); }
@@ -133,10 +137,8 @@ RestoreRequest restore_of(const Paths& paths, const Config& config) {
           .log = paths.criu_log,
           .root = paths.root,
           .cgroup = paths.cgroup,
-          .id_base = config.id_base,
-          .other_end = other_end_name(config.name),
-          .lock = paths.criu_lock,
-          .own_groups = config.start.control_groups};
+          .config = config,
+          .lock = paths.criu_lock};
 }
 
 std::string Criu::version() {
@@ -169,11 +171,21 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
     base::write_file(request.images + kGroups,
                      CgroupTree::record(Cgroup(request.cgroup), request.id_base).render());
   record_last_pid(request.images, request.init);
-  const CriuPrograms programs =
-      has_old_iptables(Cgroup(request.cgroup).pids()) ? CriuPrograms{} : without_iptables();
+  const std::vector<pid_t> pids = Cgroup(request.cgroup).pids();
+  const CriuPrograms programs = has_old_iptables(pids) ? CriuPrograms{} : without_iptables();
   const LazyMemory lazy(request.lazy ? processes_of(Cgroup(request.cgroup)) : std::map<pid_t, pid_t>());
+  const base::Fd netns = netns_of(request.init);
+  auto network = NetState::record(pids, netns.get());
+  std::future<NetSettings> settings;  // some 600 files, read beside the dump
+  if (network)
+    settings =
+        std::async(std::launch::async, [&] { return read_net_settings(netns.get(), request.id_base); });
   const Halt halt{"post-dump", [&] {
                     lazy.write(images.get());
+                    if (network) {
+                      network->settings = settings.get();
+                      base::write_file(request.images + kNetwork, network->render());
+                    }
                     when_dumped();
                   }};
   in_child("freeze the box into images", request.log, request.lock, {&halt, 1}, [&] {
@@ -196,7 +208,10 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
     // A handshake that is under way is dropped; its client tries again by itself.
     criu_local_set_tcp_skip_in_flight(o, true);
     criu_local_set_ghost_limit(o, kMostGhostBytes);
-    criu_local_add_external(o, ("veth[eth0]:" + request.host_end).c_str());
+    if (network)
+      criu_local_set_empty_ns(o, CLONE_NEWNET);
+    else
+      criu_local_add_external(o, ("veth[eth0]:" + request.host_end).c_str());
     for (const char* device : kDevices)
       criu_local_add_external(o, (std::string("mnt[/dev/") + device + "]:dev-" + device).c_str());
     if (request.own_groups) criu_local_add_external(o, "mnt[/sys/fs/cgroup]:cgroup");
@@ -210,18 +225,46 @@ pid_t Criu::restore(const RestoreRequest& request) {
   forget_link_state(images.get());
   keep_timers_armed(images.get());
   open_executables(images.get());
-  share_images(images.get(), request.id_base);
+  const Config& box = request.config;
+  share_images(images.get(), box.id_base);
   const Cgroup group(request.cgroup);
+  const bool own_groups = box.start.control_groups;
   std::optional<CgroupTree> groups;
-  if (request.own_groups) {
+  if (own_groups) {
     groups = CgroupTree::parse(base::read_file(request.images + kGroups));
-    groups->make(group, request.id_base);
+    groups->make(group, box.id_base);
+  }
+  std::future<void> evicted, furnished, plugged;
+  const auto plug_in = [&] { plugged = std::async(std::launch::async, [&] { plug_in_cable(box); }); };
+  std::optional<NetState> network;
+  if (const auto text = base::read_file_if_exists(request.images + kNetwork)) {
+    network = NetState::parse(*text);
+  } else {
+    make_cable(box);  // CRIU takes its other end
+    plug_in();
   }
   // From its process 1 on the box's tasks are born in its group, and CRIU need not be there any more. To
   // leave takes as long as the kernel needs to know that nobody forks: 15 ms, in which CRIU can work.
-  std::future<void> evicted;
-  const std::array<Halt, 2> halts{{
-      {"setup-namespaces", [&] { evicted = std::async(std::launch::async, [&] { evict_ours(group); }); }},
+  const std::array<Halt, 4> halts{{
+      {"setup-namespaces",
+       [&] {
+         evicted = std::async(std::launch::async, [&] { evict_ours(group); });
+         if (!network) return;
+         // Beside CRIU's mounts.
+         furnished = std::async(std::launch::async, [&, netns = netns_of(find_init(group).value())] {
+           make_cable(box, Inside{netns.get(), network->eth0.index, network->eth0.mac});
+           plug_in();
+           network->put_into(netns.get(), box.id_base);
+         });
+       }},
+      // What CRIU restores from here on may need the network: a connection needs a route.
+      {"post-setup-namespaces",
+       [&] {
+         if (furnished.valid()) furnished.get();
+         base::pause_point("destination.network");
+       }},
+      // The last one at which CRIU can be told that the restore has failed.
+      {"post-restore", [&] { plugged.get(); }},
       // Everything is restored and each task stands, traced, at its last system call of CRIU's. When CRIU
       // lets go, the freezer has them.
       {"pre-resume",
@@ -247,12 +290,15 @@ pid_t Criu::restore(const RestoreRequest& request) {
     criu_local_set_root(o, request.root.c_str());
     criu_local_set_tcp_close(o, request.close_connections);
     criu_local_set_notify_cb(o, [](char* action, criu_notify_arg_t) { return on_notify(action); });
-    criu_local_add_external(o, ("netdev[eth0]:" + request.other_end).c_str());
+    if (network)
+      criu_local_set_empty_ns(o, CLONE_NEWNET);
+    else
+      criu_local_add_external(o, ("netdev[eth0]:" + other_end_name(box.name)).c_str());
     for (const char* device : kDevices)
       criu_local_add_external(o, (std::string("mnt[dev-") + device + "]:/dev/" + device).c_str());
     // A mount of its own needs a cgroup namespace that the box's user namespace owns, and CRIU cannot make
     // one here. This is the same file system from the same group downwards.
-    if (request.own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
+    if (own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
     return criu_local_restore(o);
   });
   auto init = find_init(group);

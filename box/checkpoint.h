@@ -39,12 +39,10 @@ struct RestoreRequest {
   std::string work;
   std::string log;
   std::string root;
-  std::string cgroup;       ///< exists and is empty; frozen afterwards
-  uint32_t id_base;         ///< the box's ids begin there
-  std::string other_end;    ///< of the veth pair that waits for the box: becomes its eth0
-  std::string lock;         ///< as above
-  bool own_groups = false;  ///< likewise
-  bool lazy = false;        ///< as above
+  std::string cgroup;  ///< exists and is empty; frozen afterwards
+  Config config;       ///< the box's cable is made by it, shut
+  std::string lock;    ///< as above
+  bool lazy = false;   ///< as above
   /// TCP connections come back closed, listening sockets as they were: the other ends have gone on without
   /// it.
   bool close_connections = false;

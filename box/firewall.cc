@@ -35,10 +35,13 @@ class Nft {
     if (const size_t at = reason.find("Error: "); at != std::string::npos) reason = reason.substr(at + 7);
     throw base::error("{}: {}", what, reason);
   }
+  std::string print(const std::string& command) {
+    need(command, "cannot list nftables rules");
+    return nft_ctx_get_output_buffer(context_.get());
+  }
   nlohmann::json list(const std::string& command) {
     nft_ctx_output_set_flags(context_.get(), NFT_CTX_OUTPUT_JSON);
-    need(command, "cannot list the node's nftables rules");
-    return nlohmann::json::parse(nft_ctx_get_output_buffer(context_.get())).at("nftables");
+    return nlohmann::json::parse(print(command)).at("nftables");
   }
 
  private:
@@ -208,6 +211,10 @@ void remove_criu_lock() {
         name.starts_with("CRIU-"))
       Nft().need("destroy table inet " + name, "cannot take away CRIU's lock of a box's network");
 }
+
+std::string list_ruleset() { return Nft().print("list ruleset"); }
+
+void load_ruleset(const std::string& ruleset) { Nft().need(ruleset, "cannot load the box's own firewall"); }
 
 Firewall firewall_state(const std::string& host_end) {
   bool there = false;

@@ -61,6 +61,10 @@ void remove_firewall(const std::string& host_end);  ///< absent is fine
 /// What CRIU locks a box's network with while it dumps it, in the box's own namespace: of a CRIU that was
 /// killed.
 void remove_criu_lock();
+/// All rules of the caller's network namespace, as `nft list ruleset` writes them; and back, where there are
+/// none.
+std::string list_ruleset();
+void load_ruleset(const std::string& ruleset);
 /// Slow where there are many boxes: for people who look, and for tests.
 Firewall firewall_state(const std::string& host_end);
 

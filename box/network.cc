@@ -257,7 +257,8 @@ std::vector<Address> default_gateways() {
   return gateways;
 }
 
-void create_veth(const std::string& host_end, const std::string& other_end, unsigned mtu) {
+void create_veth(const std::string& host_end, const std::string& other_end, unsigned mtu,
+                 const std::optional<Inside>& inside) {
   const Netlink netlink;
   const Link pair(there(rtnl_link_veth_alloc()));
   const Link peer(there(rtnl_link_veth_get_peer(pair.get())));
@@ -265,12 +266,20 @@ void create_veth(const std::string& host_end, const std::string& other_end, unsi
   rtnl_link_set_name(peer.get(), other_end.c_str());
   rtnl_link_set_mtu(pair.get(), mtu);
   rtnl_link_set_mtu(peer.get(), mtu);
+  NlAddress inner_mac;
+  if (inside) {
+    inner_mac = nl_address(inside->mac);
+    rtnl_link_set_addr(peer.get(), inner_mac.get());
+    rtnl_link_set_ifindex(peer.get(), static_cast<int>(inside->index));
+    rtnl_link_set_ns_fd(peer.get(), inside->netns_fd);
+  }
   const NlAddress mac = nl_address(host_end_mac(host_end));
   rtnl_link_set_addr(pair.get(), mac.get());
   rtnl_link_set_ifindex(pair.get(), host_end_index(host_end));
 
   int failure = rtnl_link_add(netlink.get(), pair.get(), NLM_F_CREATE | NLM_F_EXCL);
-  if (failure == -NLE_EXIST && !netlink.find(host_end) && !netlink.find(other_end)) {
+  const auto name_is_free = [&] { return !netlink.find(host_end) && (inside || !netlink.find(other_end)); };
+  if (failure == -NLE_EXIST && name_is_free()) {
     rtnl_link_set_ifindex(pair.get(), 0);  // somebody has that index: the kernel chooses another
     failure = rtnl_link_add(netlink.get(), pair.get(), NLM_F_CREATE | NLM_F_EXCL);
   }

@@ -10,7 +10,6 @@
 #include "box/announce.h"
 #include "box/cgroup.h"
 #include "box/firewall.h"
-#include "box/network.h"
 #include "box/rootfs.h"
 
 namespace box {
@@ -20,9 +19,13 @@ void set_up_outside(const base::Context& context, const Config& config, const Pa
   Cgroup(paths.cgroup).create_for_box();
 }
 
-void set_up_cable(const Config& config) {
+void make_cable(const Config& config, const std::optional<Inside>& inside) {
+  create_veth(host_end_name(config.name), inside ? "eth0" : other_end_name(config.name),
+              bridge_mtu(config.bridge), inside);
+}
+
+void plug_in_cable(const Config& config) {
   const std::string host_end = host_end_name(config.name);
-  create_veth(host_end, other_end_name(config.name), bridge_mtu(config.bridge));
   load_firewall(host_end, config.mac, config.addresses);
   attach_to_bridge(host_end, config.bridge);
   set_up(host_end);

@@ -4,6 +4,7 @@
 #include "base/context.h"
 #include "base/fd.h"
 #include "box/config.h"
+#include "box/network.h"
 #include "box/node.h"
 
 namespace box {
@@ -13,8 +14,10 @@ namespace box {
 
 /// Makes RUN/boxes/NAME, mounts the root, makes an empty control group.
 void set_up_outside(const base::Context& context, const Config& config, const Paths& paths);
-/// Makes the veth pair and puts the host end on the bridge, shut: no frame passes yet.
-void set_up_cable(const Config& config);
+/// Makes the veth pair, where that is given with eth0 in the box's namespace at once. Its host end is down.
+void make_cable(const Config& config, const std::optional<Inside>& inside = {});
+/// Puts the host end on the bridge, shut: no frame passes yet.
+void plug_in_cable(const Config& config);
 /// The box's network namespace, by its process 1.
 base::Fd netns_of(pid_t init);
 /// Lets the box's own frames pass.

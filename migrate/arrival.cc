@@ -61,7 +61,6 @@ box::Move begin_arrival(const base::Context& context, const box::Config& config,
   box::make_run_directory(context, paths);
   base::make_directories(paths.images, 0700);
   base::make_directories(context.run_dir + "/log", 0700);
-  box::set_up_cable(config);
   box::Cgroup(paths.cgroup).create_for_box();
   return move;
 }

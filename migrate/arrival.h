@@ -31,7 +31,7 @@ void drop_arrival(const base::Context& context, const std::string& name);
 std::optional<box::Move> find_arrival(const base::Context& context, const std::string& name,
                                       const std::string& id);
 /// What every arrival begins with: directory, empty private layer, journal (kArriving), and all that does
-/// not depend on the box's last moments: cable (shut), control group. After an Error: drop_arrival.
+/// not depend on the box's last moments: control group. After an Error: drop_arrival.
 box::Move begin_arrival(const base::Context& context, const box::Config& config, std::string id,
                         std::string peer, uint64_t epoch, bool lazy = false);
 /// Drops what an earlier move left, if it had not been prepared; throws when it had.
