@@ -286,7 +286,7 @@ def remains(lab, box, node, before):
 
 # In the order in which a move passes them.
 POINTS = ["source.leaving", "destination.arriving", "destination.round", "source.rounds", "source.frozen",
-          "source.dumped", "destination.restoring", "destination.network", "destination.prepared", "source.prepared",
+          "source.dumped", "destination.restoring", "destination.prepared", "source.prepared",
           # here the source gives it away
           "source.given", "destination.mine", "destination.running", "destination.named", "source.running"]
 GIVEN = POINTS[POINTS.index("source.given"):]

@@ -44,6 +44,20 @@ def test_killed(lab, rack, tmp_path, point, victim, order):
         assert status == (3 if point_is_frozen(point) else 1), move.err
 
 
+@pytest.mark.leaves
+@pytest.mark.limit(240)
+@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_killed_while_the_network_is_made(lab, rack, tmp_path, victim, order):
+    """In the middle of CRIU's restore: the box's cable is there, and one end of it in a namespace that goes."""
+    move = Halted(rack.box, "destination.network", tmp_path)
+    move.kill(victim)
+    status = move.go_on()
+    settle(lab, move, order)
+    rack.check(move.source)
+    assert status == (-signal.SIGKILL if victim == "source" else 3), move.err
+
+
 BEFORE_GIVEN = [point for point in POINTS if point.startswith("source.") and point not in GIVEN]
 
 
