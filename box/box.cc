@@ -25,6 +25,7 @@
 #include "box/ownership.h"
 #include "box/rootfs.h"
 #include "box/runtime.h"
+#include "box/volume.h"
 #include "templates/store.h"
 
 namespace box {
@@ -219,6 +220,7 @@ Config create(const base::Context& context, const CreateRequest& request) {
   config.layers = manifest.layers;
   config.start = manifest.start;
   config.bridge = request.bridge;
+  config.image_bytes = request.image_bytes;
   config.mac = request.mac.empty() ? Mac::generate() : Mac::parse(request.mac);
   config.addresses = choose_addresses(request);
   config.gateways = choose_gateways(request, config.addresses);
@@ -236,9 +238,11 @@ Config create(const base::Context& context, const CreateRequest& request) {
   made.dir = new_dir;
   made.priv = new_dir + "/private";
   made.upper = made.priv + "/upper";
+  made.volume = new_dir + "/volume";
   made.config = new_dir + "/box.json";
   base::make_directories(new_dir, 0700);
-  make_private_layer(made);
+  make_private_layer(config, made);
+  if (config.image_bytes != 0) make_image(context, config, made);
   save_config(made, config);
   if (::rename(new_dir.c_str(), final_dir.c_str()) != 0) throw base::sys_error("cannot create {}", final_dir);
   undo.commit();
@@ -372,7 +376,7 @@ Status require_running(const base::Context& context, const std::string& name) {
 std::string log_tail(const base::Context& context, const std::string& name, size_t lines) {
   load_config(context, name);
   // The box's root could have put a symlink there: nothing outside of its layer is opened.
-  base::Fd upper = base::open(paths_of(context, name).upper, O_RDONLY | O_DIRECTORY);
+  base::Fd upper = open_upper(paths_of(context, name));
   auto log = base::open_beneath(upper.get(), kLogFile + 1, O_RDONLY | O_NONBLOCK);
   if (!log) return {};
   constexpr off_t kMost = 16 << 20;  // of a longer log only the end is looked at

@@ -39,6 +39,7 @@ struct CreateRequest {
   std::vector<std::string> gateways;  ///< empty: the node's own, where the box can reach it
   std::string mac;                    ///< empty: made up
   std::string bridge = "br0";
+  uint64_t image_bytes = 0;  ///< of a private layer that is an image (volume.h); 0: a directory
 };
 
 /// Each of these leaves the box as it was or as it should be, or in a state that `list` shows

@@ -50,6 +50,9 @@ void check(const Config& c) {
       throw base::error("key 'layers' holds '{}', which names no layer", layer.digest);
   if (c.start.init.empty() || !c.start.init.front().starts_with('/'))
     throw base::error("key 'init' does not begin with an absolute path");
+  if (c.image_bytes != 0 &&
+      (c.image_bytes < kLeastImage || c.image_bytes > kMostImage || c.image_bytes % 4096 != 0))
+    throw base::error("key 'image_bytes' is no multiple of 4096 between {} and {}", kLeastImage, kMostImage);
   if (c.bridge.empty() || c.bridge.size() > 15 || c.bridge.find_first_of("/ \n") != std::string::npos)
     throw base::error("key 'bridge' is no interface name");
   if (c.addresses.empty() || c.addresses.size() > 64)
@@ -90,6 +93,7 @@ Config Config::parse(std::string_view text) {
   c.start.stop_signal = field<std::string>(start, "stop_signal");
   c.start.stop_seconds = field<unsigned>(start, "stop_seconds");
   if (start.contains("control_groups")) c.start.control_groups = field<bool>(start, "control_groups");
+  if (json.contains("image_bytes")) c.image_bytes = field<uint64_t>(json, "image_bytes");
   c.bridge = field<std::string>(json, "bridge");
   c.mac = Mac::parse(field<std::string>(json, "mac"));
   c.addresses = addresses_from(json, "addresses");
@@ -124,6 +128,7 @@ std::string Config::render() const {
                {"epoch", epoch},
                {"created", created},
                {"last_move", last_move}};
+  if (image_bytes != 0) json["image_bytes"] = image_bytes;
   return json.dump(2) + "\n";
 }
 

@@ -12,6 +12,10 @@ namespace box {
 /// How many user and group ids a box has of its own.
 inline constexpr uint32_t kIdCount = 65536;
 
+/// Sizes of a private layer that is an image. Smaller ones have no room for ext4's journal; of more a move
+/// could not know block by block what it has sent (migrate/tree_blocks.h).
+inline constexpr uint64_t kLeastImage = uint64_t{64} << 20, kMostImage = uint64_t{32} << 30;
+
 /// All that makes a box this box, and that travels with it: STATE/boxes/NAME/box.json
 /// (docs/formats/box.md). The template's layers and its start are taken over at creation, so
 /// that a newer version of the template changes no box.
@@ -21,6 +25,7 @@ struct Config {
   std::string template_ref;              ///< name@version
   std::vector<templates::Layer> layers;  ///< bottom first
   templates::Start start;
+  uint64_t image_bytes = 0;  ///< size of the private layer's image; 0: it is a directory (volume.h)
   std::string bridge;
   Mac mac;
   std::vector<Address> addresses;  ///< each with a prefix length

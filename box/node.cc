@@ -22,6 +22,7 @@ Paths make_paths(const base::Context& context, const std::string& parent, std::s
   p.config = p.dir + "/box.json";
   p.priv = p.dir + "/private";
   p.upper = p.priv + "/upper";
+  p.volume = p.dir + "/volume";
   p.journal = p.dir + "/move.journal";
   p.run = context.run_dir + "/boxes/" + std::string(name);
   p.root = p.run + "/root";

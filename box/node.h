@@ -16,6 +16,7 @@ struct Paths {
   std::string config;      ///< box.json
   std::string priv;        ///< private: the private layer with its work directory
   std::string upper;       ///< private/upper
+  std::string volume;      ///< volume: its directory, of a private layer that is an image; else absent
   std::string journal;     ///< move.journal: there while a move is not finished
   std::string run;         ///< RUN/boxes/NAME: what a reboot takes away
   std::string root;        ///< where the box's root file system is mounted

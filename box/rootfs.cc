@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/mount.h"
+#include "box/volume.h"
 #include "templates/store.h"
 
 namespace box {
@@ -115,8 +116,9 @@ void mount_layer(const base::Context& context, const templates::Store& store, co
 
 }  // namespace
 
-void make_private_layer(const Paths& paths) {
+void make_private_layer(const Config& config, const Paths& paths) {
   base::make_directories(paths.priv, 0700);
+  if (config.image_bytes != 0) return base::make_directories(paths.volume, 0700);
   base::make_directories(paths.upper, 0755);
   base::make_directories(paths.priv + "/work", 0700);
 }
@@ -126,6 +128,7 @@ void mount_root(const base::Context& context, const Config& config, const Paths&
   const templates::Store store(context.state_dir);
   make_run_directory(context, paths);
   base::make_directories(paths.root, 0711);
+  if (config.image_bytes != 0) mount_image(config, paths);
   const base::Fd map = id_map(config.id_base);
 
   // The clones are only needed until the overlay holds them.
@@ -155,6 +158,7 @@ void mount_root(const base::Context& context, const Config& config, const Paths&
 void unmount_root(const base::Context& context, const Paths& paths) {
   const Lock lock = lock_layers(context);
   for (const auto& target : base::mounts_below(paths.run)) base::unmount_if_mounted(target);
+  base::unmount_if_mounted(paths.priv);
 
   std::set<std::string> used;
   auto note_used = [&](const Paths& p) {

@@ -10,8 +10,8 @@
 
 namespace box {
 
-/// Makes an empty private layer (private/upper, private/work).
-void make_private_layer(const Paths& paths);
+/// Makes an empty private layer (private/upper, private/work), or the directories for an image to come.
+void make_private_layer(const Config& config, const Paths& paths);
 
 /// Mounts the box's root at paths.root: an overlay of its template's layers, each mounted once
 /// per node with direct I/O, and its private layer, all shifted into the box's ids.

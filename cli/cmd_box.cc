@@ -8,6 +8,7 @@
 #include "box/box.h"
 #include "box/network.h"
 #include "box/runtime.h"
+#include "box/volume.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
 #include "migrate/lanes.h"
@@ -39,7 +40,8 @@ Json as_json(const box::Status& s) {
                {"template", c.template_ref},
                {"addresses", texts(c.addresses)},
                {"mac", c.mac.to_string()},
-               {"epoch", c.epoch}};
+               {"epoch", c.epoch},
+               {"volume", box::volume_text(c.image_bytes)}};
   if (s.init) json["pid"] = s.init;
   if (!s.peer.empty()) json["peer"] = s.peer;
   return json;
@@ -139,8 +141,10 @@ void add_box_commands(Commands& commands) {
   };
 
   auto request = std::make_shared<box::CreateRequest>();
+  auto volume = std::make_shared<std::string>("dir");
   CLI::App& create = with_name(commands.add("create", "Create a box from a template", [=](const Call& call) {
     request->name = *name;
+    request->image_bytes = box::parse_volume(*volume);
     const box::Config made = box::create(call.context, *request);
     if (call.json) return print_json(Json::parse(made.render()));
     print("box " + made.name + " from " + made.template_ref + ": " + joined(texts(made.addresses)) + ", " +
@@ -151,6 +155,7 @@ void add_box_commands(Commands& commands) {
   create.add_option("--gateway", request->gateways, "default route; one for each family");
   create.add_option("--mac", request->mac, "MAC of eth0");
   create.add_option("--bridge", request->bridge, "bridge of this node");
+  create.add_option("--volume", *volume, "dir, or image:SIZE: what its private layer lies in");
 
   with_name(commands.add("start", "Start a box", [=](const Call& call) { box::start(call.context, *name); }));
 

@@ -51,7 +51,7 @@ box::Move begin_arrival(const base::Context& context, const box::Config& config,
   std::optional<box::Lock> node = box::lock_node(context);
   require_no_clash(context, config);
   base::make_directories(paths.dir, 0700);
-  box::make_private_layer(paths);
+  box::make_private_layer(config, paths);
   box::save_config(paths, config);
   box::Move move =
       box::begin_move(paths, box::MoveStep::kArriving, std::move(id), std::move(peer), {}, epoch, lazy);

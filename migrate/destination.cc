@@ -21,6 +21,7 @@
 #include "box/ready_for_criu.h"
 #include "box/rootfs.h"
 #include "box/runtime.h"
+#include "box/volume.h"
 #include "migrate/arrival.h"
 #include "migrate/arriving_lanes.h"
 #include "migrate/caught.h"
@@ -119,7 +120,7 @@ class DestinationNode {
 
   // from: kArrive. to: kRestore, after the round in which the box was frozen.
   State rounds() {
-    base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
+    base::Fd layer = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
     base::Fd images = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
     for (bool last = false;;) {
       const Message message = wire_.recv(kPatience, "a round");
@@ -128,11 +129,11 @@ class DestinationNode {
         receive_data(images.get());
         if (final) return State::kRestore;
       } else if (message.type == Frame::kRound && !last) {
-        receive_data(upper.get());
+        receive_data(layer.get());
         base::pause_point("destination.round");
         last = final;
         if (final) continue;
-        sync_tree(upper.get());
+        sync_tree(layer.get());
         wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
       } else {
         throw base::error("the other node sent \"{}\" where it was not due", *frame_name(message.type));
@@ -143,8 +144,8 @@ class DestinationNode {
   // from: kRounds. to: kPrepared. The box's processes exist afterwards; none has run.
   State restore() {
     base::pause_point("destination.restoring");
-    base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
-    auto on_disk = std::async(std::launch::async, [&] { sync_tree(upper.get()); });
+    base::Fd layer = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
+    auto on_disk = std::async(std::launch::async, [&] { sync_tree(layer.get()); });
     box::mount_root(context_, hello_.config, paths_);
     auto request = box::restore_of(paths_, hello_.config);
     request.lazy = hello_.lazy;

@@ -40,6 +40,7 @@ struct BoxSize {
   uint64_t small_pages = 0;   ///< of 4 KiB
   uint64_t huge_pages = 0;    ///< of 2 MiB
   unsigned processes = 1;
+  uint64_t image_bytes = 0;  ///< on disk, of a private layer that is an image: all of it is compared
 };
 
 /// Something that went over the wire.

@@ -23,6 +23,7 @@
 #include "box/claims.h"
 #include "box/network.h"
 #include "box/ownership.h"
+#include "box/volume.h"
 #include "migrate/preflight_box.h"
 #include "migrate/rules.h"
 
@@ -265,7 +266,7 @@ Hello inspect_source(const base::Context& context, const box::Status& status, bo
   require_movable(status.config, group.pids(), status.init);
   if (status.config.start.control_groups) box::CgroupTree::check(group);
   hello.memory_bytes = memory_of(group.pids()) + deleted_bytes(group.pids());
-  hello.private_bytes = disk_usage(paths.upper);
+  hello.private_bytes = disk_usage(box::sent_directory(paths));
   require_space(context.run_dir, (lazy ? 0 : hello.memory_bytes) + 16 * kMiB,
                 "the memory of box " + status.config.name);
   return hello;
@@ -297,6 +298,7 @@ void inspect_destination(const base::Context& context, const Hello& hello, From 
                       *given, config.epoch)
         .hint("this copy is outdated: look for the node that has the newer one");
 
+  if (config.image_bytes != 0) box::require_images();
   box::bridge_mtu(config.bridge);  // throws where there is none
   require_no_clash(context, config);
   for (const auto& holder : box::probe(config.bridge, config.addresses))

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "box/box.h"
+#include "box/volume.h"
 #include "migrate/huge.h"
 #include "migrate/open_files.h"
 #include "migrate/pages.h"
@@ -57,7 +58,8 @@ BoxSize Rounds::prepare() {
   return {.memory_bytes = memory,
           .small_pages = (memory - huge) / kPageSize,
           .huge_pages = huge / kHugePageSize,
-          .processes = static_cast<unsigned>(pids.size())};
+          .processes = static_cast<unsigned>(pids.size()),
+          .image_bytes = box::image_bytes_on_disk(paths_)};
 }
 
 Forecast Rounds::measure(uint64_t private_layer_bytes) {
@@ -80,8 +82,9 @@ Forecast Rounds::measure(uint64_t private_layer_bytes) {
 }
 
 void Rounds::run(Plan& plan, const std::string& id) {
-  upper_ = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
-  watch_ = ChangeWatch::start(upper_.get());
+  image_ = box::has_image(paths_);
+  layer_ = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
+  if (!image_) watch_ = ChangeWatch::start(layer_.get());
   if (goal_.mode == Mode::kPrecopy || goal_.mode == Mode::kHybrid) dirty_.emplace();
   uint64_t files = UINT64_MAX;
   for (int number = 0;; ++number) {
@@ -149,12 +152,13 @@ uint64_t Rounds::send_images(bool final) {
 
 uint64_t Rounds::send_layer(bool final) {
   wire_.send_json(Frame::kRound, {{"final", final}});
+  if (image_) box::sync_image(paths_);
   SendOptions options;
   options.final = final;
-  if (final) options.always = shared_writable_files(group_.pids(), upper_.get());
+  if (final && !image_) options.always = shared_writable_files(group_.pids(), layer_.get());
   options.watch = watch_.get();
-  if (options.watch) options.open = files_open_for_writing(group_.pids(), upper_.get());
-  return send(upper_.get(), sent_, std::move(options));
+  if (options.watch) options.open = files_open_for_writing(group_.pids(), layer_.get());
+  return send(layer_.get(), sent_, std::move(options));
 }
 
 uint64_t Rounds::send(int dir, TreeSnapshot& last, SendOptions options) {

@@ -76,9 +76,11 @@ class Rounds {
   Wire& wire_;
   Report& report_;
   const box::Cgroup group_;
-  base::Fd upper_;
-  std::unique_ptr<ChangeWatch> watch_;  ///< of the private layer's file system, from round 0 on
-  TreeSnapshot sent_;                   ///< what the destination has of the private layer
+  base::Fd layer_;  ///< the private layer, or its image's directory
+  bool image_ = false;
+  std::unique_ptr<ChangeWatch>
+      watch_;          ///< of the private layer's file system, from round 0 on; not of an image
+  TreeSnapshot sent_;  ///< what the destination has of the private layer
   std::optional<DirtyMemory> dirty_;
   TreeSnapshot images_;                 ///< what it has of CRIU's images
   DirtyMemory::Written written_;        ///< and not sent yet

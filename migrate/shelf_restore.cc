@@ -15,6 +15,7 @@
 #include "box/network.h"
 #include "box/ownership.h"
 #include "box/rootfs.h"
+#include "box/volume.h"
 #include "migrate/arrival.h"
 #include "migrate/checkpoint_file.h"
 #include "migrate/preflight.h"
@@ -106,12 +107,12 @@ class Restoring {
 
   void receive() {
     Step step(context_.progress, report_.phases, "unpack");
-    base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
+    base::Fd layer = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
     base::Fd images = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
     while (auto tree = reader_.next_tree()) {
       ZstdSource source(reader_);
       const TreeStats stats =
-          receive_tree(*tree == Part::kImages ? images.get() : upper.get(), source,
+          receive_tree(*tree == Part::kImages ? images.get() : layer.get(), source,
                        {.check = [] { base::check_interrupt(); },
                         .progress = [&](uint64_t bytes) { context_.progress.at(step.bytes + bytes); }});
       source.finish();
@@ -123,8 +124,8 @@ class Restoring {
   /// The box's processes exist afterwards; none has run.
   void restore() {
     Step step(context_.progress, report_.phases, "restore");
-    base::Fd upper = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
-    auto on_disk = std::async(std::launch::async, [&] { sync_tree(upper.get()); });
+    base::Fd layer = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
+    auto on_disk = std::async(std::launch::async, [&] { sync_tree(layer.get()); });
     box::mount_root(context_, hello_.config, paths_);
     auto request = box::restore_of(paths_, hello_.config);
     request.close_connections = true;

@@ -15,6 +15,7 @@
 #include "box/firewall.h"
 #include "box/network.h"
 #include "box/ownership.h"
+#include "box/volume.h"
 #include "migrate/checkpoint_file.h"
 #include "migrate/preflight.h"
 #include "migrate/preflight_box.h"
@@ -96,10 +97,11 @@ class Saving {
     header["taken"] =
         std::chrono::duration_cast<std::chrono::seconds>(context_.clock.wall().time_since_epoch()).count();
     writer_->header(header);
-    upper_ = base::open(paths_.upper, O_RDONLY | O_DIRECTORY);
+    layer_ = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
     for (int round = 0; round < kMostRounds; ++round) {
       Step step(context_.progress, report_.phases, "round " + std::to_string(round));
-      step.bytes = write_tree(Part::kRound, upper_.get(), saved_, {});
+      box::sync_image(paths_);
+      step.bytes = write_tree(Part::kRound, layer_.get(), saved_, {});
       if (step.bytes < kSmallRound) break;
     }
     base::pause_point("checkpoint.rounds");
@@ -121,8 +123,13 @@ class Saving {
     require_movable(config_, group_.pids(), *init);  // what has come since the preflight
     base::pause_point("checkpoint.frozen");
     box::Criu().dump(box::dump_of(paths_, config_, *init), [&] {
-      step.bytes = write_tree(Part::kRound, upper_.get(), saved_,
-                              {.final = true, .always = shared_writable_files(group_.pids(), upper_.get())});
+      SendOptions options;
+      options.final = true;
+      if (box::has_image(paths_))
+        box::sync_image(paths_);
+      else
+        options.always = shared_writable_files(group_.pids(), layer_.get());
+      step.bytes = write_tree(Part::kRound, layer_.get(), saved_, std::move(options));
     });
     base::pause_point("checkpoint.dumped");
   }
@@ -194,7 +201,7 @@ class Saving {
   Hello hello_;         ///< of the file
   box::Config config_;  ///< as the box has it here
   std::optional<CheckpointWriter> writer_;
-  base::Fd upper_;
+  base::Fd layer_;      ///< the private layer, or its image's directory
   TreeSnapshot saved_;  ///< what the file has of the private layer
   std::optional<box::Move> move_;
   std::optional<box::Gate> gate_;

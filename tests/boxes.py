@@ -93,7 +93,7 @@ class Boxes:
                 found.append(path)
         found += [f"{STATE}/boxes/{path.name}" for path in self.node.path(f"{STATE}/boxes").glob(".*")]
         found += [line.split()[4] for line in lines(f"/proc/{self.node.lab.pids[self.node.name]}/mountinfo")
-                  if f"/run/drover/boxes/{name}" in line or (not self.list() and "/run/drover/layers" in line)]
+                  if f"/run/drover/boxes/{name}" in line or f"{STATE}/boxes/{name}/" in line or (not self.list() and "/run/drover/layers" in line)]
         links = self.node.exec("ip", "-brief", "link").stdout
         found += [line for line in links.splitlines() if line.startswith(("vb", "vp")) and not self.list()]
         tables = self.node.exec("nft", "list", "tables", "netdev").stdout

@@ -22,9 +22,9 @@ class Box:
         self.lab, self.name, self.template = lab, name, template
         self.ip4, self.ip6 = f"10.77.0.{number}", f"fd77::1:{number:x}"
 
-    def start(self, node="node1"):
+    def start(self, node="node1", *options):
         self.lab.exec(node, "drover-node", "box", "create", self.name, "--template", self.template,
-                      "--ip", f"{self.ip4}/24", "--ip", f"{self.ip6}/64")
+                      "--ip", f"{self.ip4}/24", "--ip", f"{self.ip6}/64", *options)
         self.lab.exec(node, "drover-node", "box", "start", self.name)
         return self
 

@@ -7,13 +7,13 @@ from moves import Box, Counter, increments_on_disk, remains
 class Rack:
     """A redis box with a client, used by one test after the other as long as all is well with it."""
 
-    def __init__(self, lab):
-        self.lab, self.box, self.client = lab, None, None
+    def __init__(self, lab, *options):
+        self.lab, self.options, self.box, self.client = lab, options, None, None
         self.empty = lab.inventory()
 
     def ready(self):
         if not self.box:
-            self.box = Box(self.lab, "crash", "redis", 30).start().answers(6379)
+            self.box = Box(self.lab, "crash", "redis", 30).start("node1", *self.options).answers(6379)
             self.client = Counter(self.lab, self.box.ip4)
         self.client.check()
         return self.box

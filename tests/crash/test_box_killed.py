@@ -103,14 +103,15 @@ def goes_on(boxes, lab, name, command):
 
 
 CREATE = ("create", "box", "--template", "shell", "--ip", "10.77.0.90/24", "--ip", "fd77::1:90/64")
+CREATE_IMAGE = (*CREATE, "--volume", "image:64M")
 
 
-def prepare(boxes, command):
+def prepare(boxes, command, create=CREATE):
     """Brings the box into the state in which the command does all of its work."""
     if command == "create":
-        return CREATE
+        return create
     if not boxes.list():
-        boxes.drover("box", *CREATE)
+        boxes.drover("box", *create)
     if command in ("stop", "destroy") and boxes.state("box") != "running":
         boxes.drover("box", "start", "box")
     return (command, "box", *(("--force",) if command == "destroy" else ()))
@@ -121,19 +122,20 @@ COUNTS = {"create": 9, "start": 22, "stop": 10, "destroy": 12}
 
 def cases():
     for command, count in COUNTS.items():
-        yield pytest.param(command, count, id=command)
-        yield pytest.param(command, 100000, id=f"{command}-every-step", marks=pytest.mark.slow)
+        for create, kind in ((CREATE, ""), (CREATE_IMAGE, "-image")):
+            yield pytest.param(command, count, create, id=command + kind)
+            yield pytest.param(command, 100000, create, id=f"{command}{kind}-every-step", marks=pytest.mark.slow)
 
 
 @pytest.mark.limit(1800)
-@pytest.mark.parametrize("command, count", cases())
-def test_killed(boxes, lab, steps, command, count):
-    all_steps = steps.of(*prepare(boxes, command))
+@pytest.mark.parametrize("command, count, create", cases())
+def test_killed(boxes, lab, steps, command, count, create):
+    all_steps = steps.of(*prepare(boxes, command, create))
     for box in boxes.list():
         boxes.drover("box", "destroy", "--force", box["name"])
     seen, missed = set(), []
     for turn, step in enumerate(spread(all_steps, count)):
-        result = steps.run("signal=SIGKILL", step, *prepare(boxes, command))
+        result = steps.run("signal=SIGKILL", step, *prepare(boxes, command, create))
         if result.returncode == 0:
             missed.append(step)  # this time the command made fewer such calls than when they were listed
             for box in boxes.list():
@@ -142,7 +144,7 @@ def test_killed(boxes, lab, steps, command, count):
         state = check_truth(boxes, "box")
         seen.add(state)
         if state is None:
-            boxes.drover("box", *CREATE)  # sweeps what is left of a box that never was, or is no more
+            boxes.drover("box", *create)  # sweeps what is left of a box that never was, or is no more
         goes_on(boxes, lab, "box", NEXT[turn % len(NEXT)])
     assert len(missed) <= len(spread(all_steps, count)) // 10, missed
     # The kills were spread over the whole command: both what was before and what was to be has been seen.

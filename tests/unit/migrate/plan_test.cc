@@ -97,6 +97,18 @@ TEST(PlanFreeze, HugePagesAreFewer) {
   EXPECT_LT(huge.freeze_ms() + 40, small.freeze_ms());
 }
 
+TEST(PlanFreeze, CountsAnImageInEachMode) {
+  for (const Mode mode : {Mode::kStop, Mode::kPrecopy, Mode::kPostcopy, Mode::kHybrid}) {
+    const Goal goal = {.mode = mode};
+    const Plan none(goal, {}), image(goal, {.image_bytes = 2'000'000'000});
+    EXPECT_NEAR(image.freeze_ms(), none.freeze_ms() + 720, 0.1);
+  }
+  const Plan image({.mode = Mode::kPrecopy}, {.image_bytes = 2'000'000'000});
+  EXPECT_EQ(image.next(), Plan::Next::kCannot);
+  EXPECT_NE(image.refusal("web1", "node2").message().find("and 2000 MB of an image to compare"),
+            std::string::npos);
+}
+
 TEST(PlanFreeze, DoesNotWaitForMemoryWhereThatFollows) {
   for (const Mode mode : {Mode::kPostcopy, Mode::kHybrid}) {
     Plan plan({.mode = mode}, box_of(1'000'000'000));
