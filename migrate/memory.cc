@@ -216,10 +216,14 @@ void MemoryServer::wait(bool everything) {
 }
 
 void MemoryServer::require_connection() {
+  pollfd state{transport_.in(), POLLIN, 0};
+  ::poll(&state, 1, 0);
   if (done_.valid()) {
-    if (done_.wait_for(0s) != std::future_status::ready) return;
-    done_.get();  // throws what it ended by
-  } else if (pollfd state{transport_.in(), POLLIN, 0}; ::poll(&state, 1, 0) == 0) {
+    if (done_.wait_for(0s) == std::future_status::ready)
+      done_.get();                                        // throws what it ended by
+    else if ((state.revents & (POLLHUP | POLLERR)) == 0)  // which the thread may not have seen yet
+      return;
+  } else if (state.revents == 0) {
     return;
   }
   throw base::error("the other node closed the connection for the box's memory");
