@@ -8,12 +8,12 @@ namespace migrate {
 namespace {
 
 // What a freeze takes beside memory, in ms. Measured, not derived: moves of a release build between two nodes
-// of the lab on a machine of 2 cores (kernel 6.18, CRIU 4.2). A box of one process (template shell): dump 71,
-// restore 82, resume 10 to 13. One of 22 (template full): dump 195, its images 78, restore 193, resume 10.
-// The other machine may be twice as fast or half: so the report shows what was predicted beside what
-// happened.
-constexpr double kOneProcess = 165;
-constexpr double kEachMore = 15;
+// of the lab on a machine of 2 cores (kernel 6.18, CRIU 4.2). A box of two processes (template shell) is
+// frozen for 55 to 66, one of 15 (template full) for 173 to 188; and half as much again, as this decides
+// whether a box is frozen at all, and another machine may be slower. The report shows what was predicted
+// beside what happened.
+constexpr double kOneProcess = 80;
+constexpr double kEachMore = 12;
 // Of the dump, the walk over page maps: 4 GB in small pages 60 to 66, in huge ones 17 to 25, of a process
 // whose dump takes 4 without (docs/decisions/0015).
 constexpr double kEachPage = 0.00006, kEachHugePage = 0.008;

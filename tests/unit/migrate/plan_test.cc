@@ -203,7 +203,7 @@ TEST(PlanPrecopy, ASmallerTargetTakesMoreRounds) {
 
 TEST(PlanPrecopy, NoNumberOfRoundsIsTooMany) {
   // 0.88 is left each time: slowly, but it gets there.
-  const Move move({.max_downtime_ms = 300}, box_of(1'000'000'000), steady(0.88 * kLink, 1e9));
+  const Move move({.max_downtime_ms = 200}, box_of(1'000'000'000), steady(0.88 * kLink, 1e9));
   EXPECT_EQ(move.end, Next::kFreeze);
   EXPECT_GT(move.plan.rounds(), 20);
 }
@@ -311,8 +311,8 @@ TEST(PlanPostcopy, SendsNothingBefore) {
 
 TEST(PlanPostcopy, AndHybridAreRefusedWhereDumpAndRestoreTakeTooLong) {
   for (const Mode mode : {Mode::kPostcopy, Mode::kHybrid}) {
-    EXPECT_EQ(Plan({.mode = mode, .max_downtime_ms = 100}, box_of(1'000'000)).next(), Next::kCannot);
-    const Plan forced({.mode = mode, .max_downtime_ms = 100, .force = true}, box_of(1'000'000));
+    EXPECT_EQ(Plan({.mode = mode, .max_downtime_ms = 50}, box_of(1'000'000)).next(), Next::kCannot);
+    const Plan forced({.mode = mode, .max_downtime_ms = 50, .force = true}, box_of(1'000'000));
     EXPECT_NE(forced.next(), Next::kCannot);
   }
 }
