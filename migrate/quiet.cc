@@ -97,6 +97,20 @@ bool is_in_vfork(pid_t pid) { return has_thread_in_vfork("/proc/" + std::to_stri
 
 bool something_waits(const std::vector<pid_t>& pids) { return std::ranges::any_of(pids, waits_for); }
 
+bool somebody_connects(pid_t init) {
+  // proc_net_tcp.txt: sl, local, remote, state, tx_queue:rx_queue, …; of one that listens the latter counts
+  // those that nobody has accepted.
+  for (const char* table : {"tcp", "tcp6"}) {
+    std::ifstream in(std::format("/proc/{}/net/{}", init, table));
+    std::string slot, local, remote, state, queues, rest;
+    std::getline(in, rest);  // the heading
+    while (in >> slot >> local >> remote >> state >> queues && std::getline(in, rest))
+      if (state == "03" || (state == "0A" && !queues.ends_with(":00000000")))
+        return true;  // net/tcp_states.h
+  }
+  return false;
+}
+
 void freeze_quiet(const box::Cgroup& group) {
   group.freeze();
   const auto is_quiet = [&](int turn) {

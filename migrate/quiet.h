@@ -15,6 +15,10 @@ bool something_waits(const std::vector<pid_t>& pids);
 /// deaf to all but SIGKILL. The freezer takes that for frozen, and CRIU 4.2 gives up on it after ten seconds.
 bool is_in_vfork(pid_t pid);
 
+/// Whether a client is about to connect over TCP: its handshake is not over, or nobody has accepted it.
+/// CRIU 4.2 keeps nothing of that, and the client, who takes itself for connected, would get a reset.
+bool somebody_connects(pid_t init);
+
 /// Freezes a box at a moment when nothing waits and nobody is in vfork, for which it lets it run some
 /// milliseconds more, some times. What is so still then stays as it is (docs/what-moves.md). The box's
 /// network is shut: nothing new comes.

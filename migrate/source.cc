@@ -1,6 +1,7 @@
 #include "migrate/source.h"
 
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
@@ -37,6 +38,9 @@ using Clock = std::chrono::steady_clock;
 
 // The destination restores, or waits for a slow disk, between two messages.
 constexpr auto kPatience = 5min;
+// So often and so long a box goes on for those who connect. Who has not come so far then, may not want to.
+constexpr int kTurns = 5;
+constexpr auto kTurn = 2ms;
 
 /// The source's part in a move.
 ///
@@ -187,13 +191,7 @@ class SourceNode {
     box::Gate gate(box::host_end_name(name_));
     catcher_.emplace(hello_.config.mac);
     frozen_at_ = Clock::now();
-    // What it gets last is caught, and its last answers still go out: shut at once, they would be lost.
-    if (!gate.divert(hello_.config.mac)) {
-      base::debug("this kernel cannot forward frames (nft_fwd_netdev): TCP has to send again");
-      gate.shut();
-    }
-    freeze_quiet(group_);
-    gate.shut();
+    close_and_freeze(gate, *init);
     require_movable(hello_.config, group_.pids(), *init);  // what has come since the preflight
     base::pause_point("source.frozen");
     rounds_.last_memory();
@@ -267,6 +265,25 @@ class SourceNode {
     base::pause_point("source.running");
     forget_box(context_, hello_.config, report_.epoch);
     return State::kDone;
+  }
+
+  /// At a moment when nobody is about to connect, for which it lets clients and box go on some times.
+  void close_and_freeze(box::Gate& gate, pid_t init) {
+    for (int turn = 0;; ++turn) {
+      // What it gets last is caught, and its last answers still go out: shut at once, they would be lost.
+      if (!gate.divert(hello_.config.mac)) {
+        base::debug("this kernel cannot forward frames (nft_fwd_netdev): TCP has to send again");
+        gate.shut();
+      }
+      freeze_quiet(group_);
+      gate.shut();
+      // Only now: what had passed the gate before has arrived.
+      if (turn == kTurns || !somebody_connects(init)) return;
+      group_.thaw();
+      gate.open();
+      play_caught();
+      std::this_thread::sleep_for(kTurn);
+    }
   }
 
   /// What clients have sent since the freeze. By now the network knows where the box is, and nothing

@@ -340,3 +340,29 @@ def test_two_boxes_at_once(lab, make_box):
     assert (first.node(), second.node()) == ("node1", "node2")
     for client in clients:
         client.finish()
+
+
+@pytest.mark.limit(180)
+def test_who_is_about_to_connect(lab, make_box):
+    """One connection after the other, each with a question: whenever the box is frozen, it is likely that one has just begun."""
+    box = make_box("dialled", "redis", 46).answers(6379)
+    ended, failures, answers = threading.Event(), [], 0
+
+    def dial():
+        nonlocal answers
+        while not ended.is_set():
+            try:
+                with lab.connect("client", box.ip4, 6379, timeout=30) as connection:
+                    connection.sendall(b"PING\r\n")
+                    assert connection.recv(100) == b"+PONG\r\n"
+                answers += 1
+            except (OSError, AssertionError) as failure:
+                failures.append(repr(failure))
+
+    dialler = threading.Thread(target=dial)
+    dialler.start()
+    for _ in range(8):
+        box.migrate()
+    ended.set()
+    dialler.join()
+    assert answers > 1000 and not failures, (answers, failures)
