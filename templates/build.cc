@@ -10,12 +10,13 @@
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "templates/apt.h"
+#include "base/text.h"
+#include "rootfs/apt.h"
+#include "rootfs/erofs.h"
+#include "rootfs/strip.h"
+#include "rootfs/tree.h"
+#include "rootfs/workspace.h"
 #include "templates/pack.h"
-#include "templates/strip.h"
-#include "templates/text.h"
-#include "templates/tree.h"
-#include "templates/workspace.h"
 
 namespace templates {
 namespace {
@@ -37,12 +38,6 @@ json file_json(const Definition::File& file) {
           {"early", file.early}};
 }
 
-std::vector<std::string> texts(const std::vector<Definition::Word>& words) {
-  std::vector<std::string> texts;
-  for (const auto& word : words) texts.push_back(word.text);
-  return texts;
-}
-
 /// One build, from the plan to the commit. Lives in a private mount namespace.
 class Build {
  public:
@@ -56,7 +51,9 @@ class Build {
         hold_(store.hold()),
         workspace_(context, store.scratch_dir(), options.on_disk),
         lower_(workspace_.directory("lower")),
-        apt_(context, definition, suite_, options.cache_dir) {}
+        apt_(context,
+             {.file = definition.file, .name = definition.name, .suite = suite_, .mirror = definition.mirror},
+             options.cache_dir) {}
 
   BuildResult run() {
     mount_base();
@@ -108,12 +105,12 @@ class Build {
     std::vector<std::string> layers;
     for (size_t i = 0; i < base_->layers.size(); ++i) {
       layers.push_back(workspace_.directory("layer" + std::to_string(i)));
-      mounts_.push(mount_layer(store_.layer_path(base_->layers[i].digest), layers.back()));
+      mounts_.push(rootfs::mount_layer(store_.layer_path(base_->layers[i].digest), layers.back()));
     }
     if (layers.size() == 1)
       lower_ = layers[0];
     else
-      mounts_.push(mount_overlay(layers, "", "", lower_));
+      mounts_.push(rootfs::mount_overlay(layers, "", "", lower_));
     if (!definition_.packages.empty() && !base::exists(status_file()))
       throw base::error("{}: packages: {} has no dpkg, so nothing can be installed on it",
                         definition_.at(definition_.packages[0].line), base_->name)
@@ -125,7 +122,7 @@ class Build {
 
   std::vector<Definition::Word> wanted() const {
     std::vector<Definition::Word> wanted;
-    if (definition_.distribution) wanted = variant_packages(definition_.distribution->variant);
+    if (definition_.distribution) wanted = rootfs::variant_packages(definition_.distribution->variant);
     wanted.insert(wanted.end(), definition_.packages.begin(), definition_.packages.end());
     return wanted;
   }
@@ -147,7 +144,7 @@ class Build {
                  {"base", layers},
                  {"packages", packages},
                  {"files", files},
-                 {"commands", texts(definition_.commands)},
+                 {"commands", base::texts_of(definition_.commands)},
                  {"strip",
                   {definition_.strip.documentation, definition_.strip.locales, definition_.strip.caches,
                    definition_.strip.paths}}};
@@ -185,11 +182,11 @@ class Build {
 
   void place(bool early) const {
     for (const Definition::File& file : definition_.files)
-      if (file.early == early) Tree(tree_).place(definition_, file);
+      if (file.early == early) rootfs::Tree(tree_).place(definition_.file, file);
   }
 
   std::vector<std::string> dpkg_options() const {
-    std::vector<std::string> options = dpkg_excludes(definition_.strip);
+    std::vector<std::string> options = rootfs::dpkg_excludes(definition_.strip);
     // What the definition has placed is meant to stay.
     options.insert(options.end(), {"force-confdef", "force-confold", "force-unsafe-io"});
     return options;
@@ -213,12 +210,13 @@ class Build {
     argv.insert(argv.end(), {suite_, tree_});
     argv.insert(argv.end(), apt_.sources().begin(), apt_.sources().end());
     base::Result result = context_.runner.run_any(
-        {.argv = Tree::isolated(std::move(argv), clock_), .timeout = kBootstrapTimeout});
+        {.argv = rootfs::Tree::isolated(std::move(argv), clock_), .timeout = kBootstrapTimeout});
     if (result.status != 0)
-      throw base::error("mmdebstrap cannot make {}: {}{}", definition_.name,
-                        apt_sentence(result.err, "it ended with status " + std::to_string(result.status)),
-                        last_lines(result.err));
-    remove_builders_traces(tree_);
+      throw base::error(
+          "mmdebstrap cannot make {}: {}{}", definition_.name,
+          rootfs::apt_sentence(result.err, "it ended with status " + std::to_string(result.status)),
+          base::last_lines(result.err));
+    rootfs::remove_builders_traces(tree_);
     // `extract` unpacks only: nothing is installed as dpkg sees it.
     if (distribution.variant == "extract") base::remove_tree(tree_ + "/var/lib/dpkg");
   }
@@ -227,7 +225,7 @@ class Build {
     base::Phase phase(context_.progress, "install");
     content_ = workspace_.directory("upper");
     tree_ = workspace_.directory("merged");
-    mounts_.push(mount_overlay({lower_}, content_, workspace_.directory("work"), tree_));
+    mounts_.push(rootfs::mount_overlay({lower_}, content_, workspace_.directory("work"), tree_));
     place(/*early=*/true);
     if (packages_.empty()) return;
     apt_.seed(tree_, packages_, /*lists=*/false);
@@ -245,9 +243,9 @@ class Build {
       more.insert(more.end(), {"-o", option});
     for (const std::string& option : dpkg_options())
       more.insert(more.end(), {"-o", "DPkg::Options::=--" + option});
-    for (const std::string& text : texts(definition_.packages)) more.push_back(text);
+    for (const std::string& text : base::texts_of(definition_.packages)) more.push_back(text);
     std::vector<std::string> argv = apt_.command(tree_ + "/var/lib/dpkg/status", more);
-    base::Result result = Tree(tree_).run(context_, std::move(argv), clock_, /*inside=*/false);
+    base::Result result = rootfs::Tree(tree_).run(context_, std::move(argv), clock_, /*inside=*/false);
     if (result.status != 0) throw install_error(result);
     base::remove_tree(policy);
   }
@@ -256,26 +254,27 @@ class Build {
     {
       base::Phase phase(context_.progress, "files and commands", definition_.commands.size());
       place(/*early=*/false);
-      Tree tree(tree_);
+      rootfs::Tree tree(tree_);
       for (const auto& [text, line] : definition_.commands) run_command(tree, text, line);
     }
     base::Phase phase(context_.progress, "strip");
-    std::vector<Package> installed = installed_packages(tree_ + "/var/lib/dpkg/status");
+    std::vector<Package> installed = rootfs::installed_packages(tree_ + "/var/lib/dpkg/status");
     if (!installed.empty()) packages_ = installed;
     if (base_ && installed.empty()) packages_ = base_->packages;
-    strip_tree(tree_, definition_.strip);
+    rootfs::strip_tree(tree_, definition_.strip);
     if (base_) {
       mounts_.pop();
       reduce_upper(content_, lower_);
     }
-    size_ = settle(content_, clock_);
+    size_ = rootfs::settle(content_, clock_);
   }
 
-  void run_command(const Tree& tree, const std::string& text, unsigned line) {
+  void run_command(const rootfs::Tree& tree, const std::string& text, unsigned line) {
     base::Result result = tree.run(context_, {"/bin/sh", "-e", "-c", text}, clock_, /*inside=*/true);
     if (result.status == 0) return;
-    throw base::error("{}: commands: `{}` ended with status {}{}", definition_.at(line), first_line(text),
-                      result.status, last_lines(result.err.empty() ? result.out : result.err))
+    throw base::error("{}: commands: `{}` ended with status {}{}", definition_.at(line),
+                      base::first_line(text), result.status,
+                      base::last_lines(result.err.empty() ? result.out : result.err))
         .hint("commands run in the template with sh -e, without a network");
   }
 
@@ -285,9 +284,10 @@ class Build {
     size_t end =
         failing == std::string::npos ? failing : result.err.find('\n', result.err.find('\n', failing) + 1);
     std::string until = result.err.substr(0, end);
-    return base::error("the packages of {} cannot be installed: {}{}", definition_.name,
-                       apt_sentence(until, "apt-get ended with status " + std::to_string(result.status)),
-                       last_lines(until));
+    return base::error(
+        "the packages of {} cannot be installed: {}{}", definition_.name,
+        rootfs::apt_sentence(until, "apt-get ended with status " + std::to_string(result.status)),
+        base::last_lines(until));
   }
 
   BuildResult commit() {
@@ -341,16 +341,16 @@ class Build {
   std::optional<Manifest> base_, newest_;
   std::string suite_;
   Store::Hold hold_;
-  Workspace workspace_;
+  rootfs::Workspace workspace_;
   std::string lower_;
-  Apt apt_;
-  Mounts mounts_;
+  rootfs::Apt apt_;
+  rootfs::Mounts mounts_;
   std::vector<Package> packages_;
   std::string seed_, fingerprint_;
   int64_t clock_ = 0;
   std::string tree_;     ///< the template's whole root
   std::string content_;  ///< what of it goes into the layer
-  TreeSize size_;
+  rootfs::TreeSize size_;
 };
 
 bool almost_full(const std::string& path) {
@@ -376,7 +376,7 @@ base::Error no_space(const Definition& definition, const Store& store, const Bui
 BuildResult build(base::Context& context, Store& store, const Definition& definition,
                   const BuildOptions& options) {
   BuildResult result;
-  in_private_mounts([&] {
+  rootfs::in_private_mounts([&] {
     try {
       result = Build(context, store, definition, options).run();
     } catch (base::Error& error) {

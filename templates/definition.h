@@ -5,42 +5,20 @@
 #include <string_view>
 #include <vector>
 
+#include "rootfs/parts.h"
+
 namespace templates {
 
 /// What a template is made from: one TOML file (docs/formats/template-definition.md).
 struct Definition {
-  /// A word of the file and the line it stands on, for messages about it.
-  struct Word {
-    std::string text;
-    unsigned line = 0;
-  };
+  using Word = base::Word;
+  using Mirror = rootfs::Mirror;
+  using File = rootfs::File;
+  using Strip = rootfs::Strip;
 
   struct Distribution {
     std::string suite;
     std::string variant = "apt";  ///< what is there before `packages`, as mmdebstrap names it
-  };
-
-  /// Where packages come from.
-  struct Mirror {
-    std::string url;      ///< empty: from this machine's apt sources
-    std::string keyring;  ///< file with the keys that sign it; empty: Debian's
-    std::vector<std::string> components = {"main"};
-  };
-
-  struct File {
-    enum class Kind { kContent, kSymlink, kDirectory };
-    std::string path;  ///< absolute, in the template
-    Kind kind = Kind::kContent;
-    std::string content = {};  ///< of the file, or what the symlink says
-    unsigned mode = 0644;
-    std::string owner = "root", group = "root";  ///< names known in the template, or numbers
-    bool early = false;                          ///< placed before the packages are installed
-    unsigned line = 0;
-  };
-
-  struct Strip {
-    bool documentation = true, locales = true, caches = true;
-    std::vector<std::string> paths = {};  ///< shell patterns of absolute paths
   };
 
   /// The keys of [box]; what is not given comes from the base, or from Start.

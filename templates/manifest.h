@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "rootfs/parts.h"
+
 namespace templates {
 
 /// One read-only erofs image, named by the SHA-256 of its bytes.
@@ -14,10 +16,7 @@ struct Layer {
   bool operator==(const Layer&) const = default;
 };
 
-struct Package {
-  std::string name, version, architecture;
-  bool operator==(const Package&) const = default;
-};
+using Package = rootfs::Package;
 
 /// How a box of a template starts and stops.
 struct Start {

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -15,6 +14,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/hash.h"
+#include "rootfs/erofs.h"
 #include "templates/store.h"
 
 namespace templates {
@@ -23,14 +23,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kOverlay = "trusted.overlay.", kOpaque = "trusted.overlay.opaque";
-constexpr unsigned kLastId = 65'535;
 // zstd 3 in clusters of 32 KiB: of a 122 MB tree 55 MB in 2.1 s on 2 cores; lz4hc 70 MB in 1.0 s,
 // zstd 6 52 MB in 5.5 s (erofs-utils 1.8.6).
-constexpr const char* kCompression = "-zzstd,level=3";
-constexpr uint64_t kBlock = 4096;
-/// An inode, its name and its extended attributes.
-constexpr uint64_t kMostOfAnEntry = 512;
-constexpr const char* kCluster = "-C32768";
+constexpr const char* kCompression = "zstd,level=3";
+constexpr unsigned kCluster = 32'768;
 
 struct stat status_of(const std::string& path) {
   struct stat status;
@@ -78,14 +74,6 @@ bool says_nothing_new(const std::string& upper, const std::string& lower) {
   return here.st_size == there.st_size && same_bytes(upper, lower);
 }
 
-/// Everything below, children before their directory.
-std::vector<std::string> paths_below(const std::string& root) {
-  std::vector<std::string> paths;
-  for (const auto& entry : fs::recursive_directory_iterator(root)) paths.push_back(entry.path());
-  std::ranges::reverse(paths);
-  return paths;
-}
-
 /// Opaque says "nothing of the directory below": that has a meaning only where there is one.
 void remove_overlay_notes(const std::string& path, const std::string& lower) {
   struct stat there;
@@ -96,70 +84,29 @@ void remove_overlay_notes(const std::string& path, const std::string& lower) {
       throw base::sys_error("cannot remove {} of {}", name, path);
 }
 
-/// mkfs.erofs (1.8.6) does not end when it cannot write: it waits for itself.
-void require_space(const std::string& directory, uint64_t bytes) {
-  struct statvfs status;
-  if (::statvfs(directory.c_str(), &status) != 0) throw base::sys_error("cannot look at {}", directory);
-  if (uint64_t free = status.f_bavail * status.f_frsize; free < bytes)
-    throw base::error("no space left in {}: a layer of up to {} is to be written, {} are free", directory,
-                      base::human_size(bytes), base::human_size(free))
-        .hint("`drover template gc --keep 1` frees what no box uses");
-}
-
-std::string uuid_from(const std::string& seed) {
-  std::string hex = base::sha256_hex(seed);
-  return std::format("{}-{}-4{}-8{}-{}", hex.substr(0, 8), hex.substr(8, 4), hex.substr(12, 3),
-                     hex.substr(15, 3), hex.substr(18, 12));
-}
-
 }  // namespace
 
 void reduce_upper(const std::string& upper, const std::string& lower) {
   remove_overlay_notes(upper, lower);
-  for (const std::string& path : paths_below(upper)) {
+  for (const std::string& path : rootfs::paths_below(upper)) {
     std::string below = lower + path.substr(upper.size());
     remove_overlay_notes(path, below);
     if (says_nothing_new(path, below)) fs::remove(path);
   }
 }
 
-TreeSize settle(const std::string& root, int64_t clock) {
-  TreeSize size;
-  std::vector<std::string> paths = paths_below(root);
-  paths.push_back(root);
-  for (const std::string& path : paths) {
-    struct stat status = status_of(path);
-    if (S_ISSOCK(status.st_mode)) {
-      fs::remove(path);
-      continue;
-    }
-    if (status.st_uid > kLastId || status.st_gid > kLastId)
-      throw base::error("{} belongs to {}:{}, but a box only has the ids up to {}", path.substr(root.size()),
-                        status.st_uid, status.st_gid, kLastId)
-          .hint("give it to another user in the definition's commands");
-    uint64_t bytes = S_ISREG(status.st_mode) ? static_cast<uint64_t>(status.st_size) / status.st_nlink : 0;
-    size.bytes += bytes;
-    size.most_packed += (bytes + kBlock - 1) / kBlock * kBlock + kMostOfAnEntry;
-    if (status.st_mtim.tv_sec < clock) continue;
-    const timespec times[2] = {{.tv_sec = clock, .tv_nsec = 0}, {.tv_sec = clock, .tv_nsec = 0}};
-    if (::utimensat(AT_FDCWD, path.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0)
-      throw base::sys_error("cannot set the time of {}", path);
-  }
-  return size;
-}
-
 Layer pack(base::Context& context, const std::string& root, int64_t clock, const std::string& seed,
            uint64_t most, const std::string& file) {
-  require_space(std::filesystem::path(file).parent_path(), most);
-  {
-    base::Phase phase(context.progress, "pack");
-    context.runner.run(
-        {.argv = {"mkfs.erofs", "--quiet", "-d1", kCompression, kCluster, std::format("-T{}", clock),
-                  // A box that changed one name of such a file could not take the others along when it
-                  // moves: overlayfs's index belongs to one mount.
-                  "--hard-dereference", "--mkfs-time", "-U" + uuid_from(seed), file, root},
-         .timeout = std::chrono::minutes(30)});
-  }
+  // A box that changed one name of a hard link could not take the others along when it moves: overlayfs's
+  // index belongs to one mount.
+  rootfs::make_erofs(context,
+                     {.root = root,
+                      .clock = clock,
+                      .uuid = rootfs::uuid_from(seed),
+                      .compression = kCompression,
+                      .cluster = kCluster,
+                      .more = {"--hard-dereference"}},
+                     most, file);
   auto size = static_cast<uint64_t>(status_of(file).st_size);
   base::Phase phase(context.progress, "hash", size);
   return {.digest = digest_of_file(file, [&](uint64_t done) { phase.at(done); }), .bytes = size};

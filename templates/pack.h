@@ -12,15 +12,6 @@ namespace templates {
 /// `trusted.overlay.opaque` stay: they say what went away.
 void reduce_upper(const std::string& upper, const std::string& lower);
 
-struct TreeSize {
-  uint64_t bytes = 0;        ///< of its files
-  uint64_t most_packed = 0;  ///< no image of it is larger
-};
-
-/// Makes the tree independent of when it was built: no time is later than `clock`, no sockets.
-/// Throws when a file belongs to an id that no box has (above 65535).
-TreeSize settle(const std::string& root, int64_t clock);
-
 /// Packs the tree into an erofs image `file`: the same tree and `seed` give the same bytes.
 /// `most` is how large it can become.
 Layer pack(base::Context& context, const std::string& root, int64_t clock, const std::string& seed,

@@ -1,48 +1,16 @@
 #pragma once
-#include <functional>
 #include <string>
 
-#include "base/child.h"
-#include "base/context.h"
-#include "base/error.h"
 #include "base/fd.h"
 #include "base/mount.h"
 #include "templates/store.h"
+#include "tests/unit/base/samples.h"
 
 namespace templates {
 
-/// What `body` throws, as a person reads it; empty when it throws nothing.
-inline std::string thrown(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const base::Error& error) {
-    return error.render();
-  }
-  return "";
-}
-
-/// Answers commands from a function instead of running them.
-class FakeRunner : public base::Runner {
- public:
-  using Answer = std::function<base::Result(const base::Command&)>;
-  explicit FakeRunner(Answer answer) : answer_(std::move(answer)) {}
-  base::Result run(const base::Command& command) override {
-    base::Result result = answer_(command);
-    if (result.status != 0) throw base::error("{} failed", command.argv[0]);
-    return result;
-  }
-  base::Result run_any(const base::Command& command) override { return answer_(command); }
-
- private:
-  Answer answer_;
-};
-
-struct TestContext {
-  base::ProcessRunner runner;
-  std::unique_ptr<base::Progress> progress = base::make_progress(base::Talk::kSilent);
-  base::Clock clock;
-  base::Context context{.runner = runner, .progress = *progress, .clock = clock};
-};
+using base::FakeRunner;
+using base::TestContext;
+using base::thrown;
 
 /// A store of its own with templates whose layers are not images but known bytes.
 class TestStore {

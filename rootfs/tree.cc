@@ -1,4 +1,4 @@
-#include "templates/tree.h"
+#include "rootfs/tree.h"
 
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -11,9 +11,9 @@
 #include <sstream>
 
 #include "base/error.h"
-#include "templates/workspace.h"
+#include "rootfs/workspace.h"
 
-namespace templates {
+namespace rootfs {
 namespace {
 
 constexpr auto kLongest = std::chrono::minutes(30);
@@ -50,16 +50,16 @@ base::Fd Tree::open_directory(const std::string& path) const {
     base::Fd next = open_in(fd_.get(), sofar, O_PATH | O_DIRECTORY);
     if (!next && errno == ENOENT) {
       if (::mkdirat(here.get(), part.c_str(), 0755) != 0)
-        throw base::sys_error("cannot create {} in the template", sofar);
+        throw base::sys_error("cannot create {} in the tree", sofar);
       next = open_in(fd_.get(), sofar, O_PATH | O_DIRECTORY);
     }
-    if (!next) throw base::sys_error("cannot open {} in the template", sofar);
+    if (!next) throw base::sys_error("cannot open {} in the tree", sofar);
     here = std::move(next);
   }
   return here;
 }
 
-unsigned Tree::id_of(const Definition& definition, const Definition::File& file, const std::string& name,
+unsigned Tree::id_of(const std::string& definition, const File& file, const std::string& name,
                      const char* database) const {
   if (name == "root") return 0;
   if (name.find_first_not_of("0123456789") == std::string::npos)
@@ -72,18 +72,18 @@ unsigned Tree::id_of(const Definition& definition, const Definition::File& file,
     size_t second = line.find(':', line.find(':') + 1);
     return static_cast<unsigned>(std::atoi(line.c_str() + second + 1));
   }
-  throw base::error("{}: file {}: the template has no {} in /etc/{}", definition.at(file.line), file.path,
-                    name, database)
+  throw base::error("{}:{}: file {}: the tree has no {} in /etc/{}", definition, file.line, file.path, name,
+                    database)
       .hint("name one that its packages make, or a number");
 }
 
-void Tree::place(const Definition& definition, const Definition::File& file) const {
-  using Kind = Definition::File::Kind;
+void Tree::place(const std::string& definition, const File& file) const {
+  using Kind = File::Kind;
   std::filesystem::path path = file.path;
   std::string name = path.filename();
   uid_t uid = id_of(definition, file, file.owner, "passwd");
   gid_t gid = id_of(definition, file, file.group, "group");
-  base::in_context(std::format("placing {} ({})", file.path, definition.at(file.line)), [&] {
+  base::in_context(std::format("placing {} ({}:{})", file.path, definition, file.line), [&] {
     base::Fd parent = open_directory(path.parent_path());
     base::Fd made;
     if (file.kind == Kind::kDirectory) {
@@ -129,4 +129,4 @@ base::Result Tree::run(base::Context& context, std::vector<std::string> argv, in
   return context.runner.run_any({.argv = isolated(std::move(argv), clock, options), .timeout = kLongest});
 }
 
-}  // namespace templates
+}  // namespace rootfs

@@ -1,4 +1,4 @@
-#include "templates/tree.h"
+#include "rootfs/tree.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -6,14 +6,17 @@
 
 #include <filesystem>
 
-#include "templates/pack.h"
-#include "templates/strip.h"
-#include "tests/unit/templates/samples.h"
+#include "base/mount.h"
+#include "rootfs/erofs.h"
+#include "rootfs/strip.h"
+#include "tests/unit/base/samples.h"
 
-namespace templates {
+namespace rootfs {
 namespace {
 
 namespace fs = std::filesystem;
+using base::TestContext;
+using base::thrown;
 
 class TreeTest : public testing::Test {
  protected:
@@ -24,16 +27,11 @@ class TreeTest : public testing::Test {
   [[nodiscard]] bool there(const std::string& path) const { return base::exists(root() + path); }
   [[nodiscard]] std::string root() const { return directory_.path() + "/root"; }
 
-  std::string place(const Definition::File& file) {
-    return thrown([&] { Tree(root()).place(definition_, file); });
+  std::string place(const File& file) {
+    return thrown([&] { Tree(root()).place("x.toml", file); });
   }
 
   base::TempDir directory_ = base::TempDir::make("/tmp", "tree-");
-  Definition definition_ = [] {
-    Definition definition;
-    definition.file = "x.toml";
-    return definition;
-  }();
   bool made_ = fs::create_directory(root());
 };
 
@@ -61,7 +59,7 @@ TEST_F(TreeTest, APlacedFileReplacesALinkInsteadOfWritingThroughIt) {
 }
 
 TEST_F(TreeTest, PlacesLinksAndDirectories) {
-  using Kind = Definition::File::Kind;
+  using Kind = File::Kind;
   EXPECT_EQ(place({.path = "/a/b", .kind = Kind::kDirectory, .mode = 01777}), "");
   EXPECT_EQ(place({.path = "/a/c", .kind = Kind::kSymlink, .content = "b"}), "");
   EXPECT_EQ(fs::status(root() + "/a/b").permissions(), fs::perms(01777));
@@ -71,7 +69,7 @@ TEST_F(TreeTest, PlacesLinksAndDirectories) {
 TEST_F(TreeTest, AnOwnerMustBeKnownInTheTree) {
   put("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
   std::string error = place({.path = "/x", .owner = "redis", .line = 7});
-  EXPECT_TRUE(error.contains("x.toml:7: file /x: the template has no redis in /etc/passwd")) << error;
+  EXPECT_TRUE(error.contains("x.toml:7: file /x: the tree has no redis in /etc/passwd")) << error;
 }
 
 TEST_F(TreeTest, PatternsMatchPathsAndNeverFollowLinks) {
@@ -140,37 +138,6 @@ TEST_F(TreeTest, HardLinksAreCountedOnce) {
   EXPECT_EQ(settle(root(), 5000).bytes, 1000u);
 }
 
-TEST_F(TreeTest, AnImageIsNeverLargerThanForeseen) {
-  for (int i = 0; i < 300; ++i)
-    put(std::format("/dir{}/a-file-with-a-long-name-{}", i % 7, i), std::string(i * 37, 'x'));
-  uint64_t most = settle(root(), 5000).most_packed;
-  TestContext test;
-  Layer layer = pack(test.context, root(), 5000, "seed", most, directory_.path() + "/image");
-  EXPECT_LE(layer.bytes, most);
-  EXPECT_TRUE(thrown([&] {
-                pack(test.context, root(), 5000, "seed", uint64_t{1} << 60, directory_.path() + "/image");
-              }).contains("no space left in"));
-}
-
-TEST_F(TreeTest, OnlyWhatSaysSomethingNewStaysInAnUpper) {
-  std::string upper = directory_.path() + "/upper";
-  for (const std::string& top : {root(), upper}) {
-    fs::create_directories(top + "/etc/same");
-    base::write_file(top + "/etc/same/file", "same");
-    base::write_file(top + "/etc/other", top);
-    base::write_file(top + "/etc/mode", "same");
-    fs::create_symlink("same", top + "/etc/link");
-  }
-  fs::permissions(upper + "/etc/mode", fs::perms(0600));
-  base::write_file(upper + "/etc/new", "");
-  fs::create_directory(upper + "/etc/empty");
-  reduce_upper(upper, root());
-  EXPECT_FALSE(base::exists(upper + "/etc/same")) << "with all that is in it";
-  EXPECT_FALSE(base::exists(upper + "/etc/link"));
-  EXPECT_TRUE(base::exists(upper + "/etc/other") && base::exists(upper + "/etc/mode"));
-  EXPECT_TRUE(base::exists(upper + "/etc/new") && base::exists(upper + "/etc/empty"));
-}
-
 TEST(DpkgExcludes, KeepLicences) {
   auto options = dpkg_excludes({});
   auto exclude = std::ranges::find(options, "path-exclude=/usr/share/doc/*");
@@ -181,4 +148,4 @@ TEST(DpkgExcludes, KeepLicences) {
 }
 
 }  // namespace
-}  // namespace templates
+}  // namespace rootfs

@@ -1,4 +1,4 @@
-#include "templates/workspace.h"
+#include "rootfs/workspace.h"
 
 #include <sched.h>
 #include <sys/mount.h>
@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 
-namespace templates {
+namespace rootfs {
 namespace {
 
 /// A full Debian box's tree, its packages and room for their scripts.
@@ -93,4 +93,4 @@ base::Mount mount_overlay(const std::vector<std::string>& lower, const std::stri
   return base::Mount::make("overlay", target, "overlay", 0, options);
 }
 
-}  // namespace templates
+}  // namespace rootfs

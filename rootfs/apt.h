@@ -4,18 +4,25 @@
 
 #include "base/context.h"
 #include "base/error.h"
-#include "templates/definition.h"
-#include "templates/manifest.h"
+#include "rootfs/parts.h"
 
-namespace templates {
+namespace rootfs {
+
+/// What packages are wanted for, and from where.
+struct Origin {
+  std::string file;   ///< the definition, for messages
+  std::string name;   ///< of what is built, for messages
+  std::string suite;  ///< of Debian, such as "trixie"
+  Mirror mirror = {};
+};
 
 /// apt with a mirror, lists and a package cache of our own. Of the host's apt only its settings
 /// (proxies, timeouts) and, where the definition names none, its mirrors are used; nothing of
 /// it is changed. Kept in CACHE/apt/KEY and CACHE/packages, one user at a time.
 class Apt {
  public:
-  /// Finds the mirror for `suite`. Throws when the host has none and the definition names none.
-  Apt(base::Context& context, const Definition& definition, std::string suite, const std::string& cache_dir);
+  /// Finds the mirror for `origin.suite`. Throws when the host has none and the definition names none.
+  Apt(base::Context& context, Origin origin, const std::string& cache_dir);
 
   /// Fetches the package lists; `offline` only checks that there are some.
   void update(bool offline);
@@ -23,7 +30,7 @@ class Apt {
   /// What `wanted` comes to on top of the packages in the dpkg status file `status` (empty:
   /// none): all that has to be installed, sorted by name. An unknown package is an Error with
   /// the definition's line.
-  [[nodiscard]] std::vector<Package> resolve(const std::vector<Definition::Word>& wanted,
+  [[nodiscard]] std::vector<Package> resolve(const std::vector<base::Word>& wanted,
                                              const std::string& status) const;
 
   /// Makes sure that all of them are in the cache.
@@ -44,23 +51,24 @@ class Apt {
  private:
   [[nodiscard]] std::vector<std::string> find_sources() const;
   [[nodiscard]] std::vector<std::string> directories(const std::string& status) const;
-  [[nodiscard]] base::Error failure(const base::Result& result,
-                                    const std::vector<Definition::Word>& wanted) const;
+  [[nodiscard]] base::Error failure(const base::Result& result, const std::vector<base::Word>& wanted) const;
   [[nodiscard]] std::string package_file(const Package& package) const;
 
   base::Context& context_;
-  const Definition& definition_;
-  std::string suite_;
+  Origin origin_;
   std::string directory_;  ///< lists and settings for these sources
   std::string packages_;
   std::vector<std::string> sources_;  ///< lines of a sources.list
   base::Fd lock_;
 };
 
+/// A sentence for a failed apt or dpkg: its own first "E:" line, or else `otherwise`.
+std::string apt_sentence(const std::string& output, const std::string& otherwise);
+
 /// For a variant of mmdebstrap: the packages that it begins with, as apt patterns.
-std::vector<Definition::Word> variant_packages(const std::string& variant);
+std::vector<base::Word> variant_packages(const std::string& variant);
 
 /// The packages that a dpkg status file names as installed, sorted by name.
 std::vector<Package> installed_packages(const std::string& status);
 
-}  // namespace templates
+}  // namespace rootfs

@@ -6,20 +6,21 @@
 #include "base/context.h"
 #include "base/fd.h"
 #include "base/mount.h"
-#include "templates/definition.h"
+#include "rootfs/parts.h"
 
-namespace templates {
+namespace rootfs {
 
-/// A root directory that becomes a template. Whatever is placed in it by name stays in it: its
-/// symlinks are followed as if it were "/" (openat2 with RESOLVE_IN_ROOT).
+/// A root directory that becomes a template or a host image. Whatever is placed in it by name stays in it:
+/// its symlinks are followed as if it were "/" (openat2 with RESOLVE_IN_ROOT).
 class Tree {
  public:
   explicit Tree(std::string path);
 
   [[nodiscard]] const std::string& path() const { return path_; }
 
-  /// Puts a file of a definition there, in the place of what was there; its directories are made.
-  void place(const Definition& definition, const Definition::File& file) const;
+  /// Puts a file of a definition (the name of its file is for messages) there, in the place of what was
+  /// there; its directories are made.
+  void place(const std::string& definition, const File& file) const;
 
   /// Runs argv with the tree mounted for it (proc, sys, a small dev) and nothing else of this
   /// machine: no network, own processes, own environment. `inside`: with the tree as its root.
@@ -32,11 +33,11 @@ class Tree {
 
  private:
   [[nodiscard]] base::Fd open_directory(const std::string& path) const;
-  [[nodiscard]] unsigned id_of(const Definition& definition, const Definition::File& file,
-                               const std::string& name, const char* database) const;
+  [[nodiscard]] unsigned id_of(const std::string& definition, const File& file, const std::string& name,
+                               const char* database) const;
 
   std::string path_;
   base::Fd fd_;
 };
 
-}  // namespace templates
+}  // namespace rootfs

@@ -3,7 +3,7 @@
 #include <string_view>
 #include <vector>
 
-namespace templates {
+namespace base {
 
 /// The word of `known` that `word` was probably meant to be; empty when none is close.
 std::string closest(std::string_view word, const std::vector<std::string>& known);
@@ -17,7 +17,4 @@ std::string first_line(const std::string& text);
 /// could steer a terminal.
 std::string last_lines(const std::string& text);
 
-/// A sentence for a failed apt or dpkg: its own first "E:" line, or else `otherwise`.
-std::string apt_sentence(const std::string& output, const std::string& otherwise);
-
-}  // namespace templates
+}  // namespace base

@@ -1,11 +1,17 @@
-#include "templates/apt.h"
+#include "rootfs/apt.h"
 
 #include <gtest/gtest.h>
 
-#include "tests/unit/templates/samples.h"
+#include "base/fd.h"
+#include "base/mount.h"
+#include "tests/unit/base/samples.h"
 
-namespace templates {
+namespace rootfs {
 namespace {
+
+using base::FakeRunner;
+using base::TestContext;
+using base::thrown;
 
 constexpr const char* kHostSources =
     "'http://mirror.example/debian/dists/trixie/InRelease' mirror.example_debian_dists_trixie_InRelease 0 \n"
@@ -20,12 +26,10 @@ bool has(const std::vector<std::string>& argv, const std::string& word) {
 
 class AptTest : public testing::Test {
  protected:
-  AptTest() {
-    definition_.file = "x.toml";
-    definition_.name = "x";
+  Apt make(const std::string& suite = "trixie") {
+    origin_.suite = suite;
+    return {context_, origin_, cache_.path()};
   }
-
-  Apt make(const std::string& suite = "trixie") { return {context_, definition_, suite, cache_.path()}; }
 
   base::Result answer(const base::Command& command) {
     if (has(command.argv, "--print-uris")) return {.status = 0, .out = host_sources_, .err = ""};
@@ -35,7 +39,7 @@ class AptTest : public testing::Test {
 
   std::string host_sources_ = kHostSources;
   base::Result apt_;
-  Definition definition_;
+  Origin origin_ = {.file = "x.toml", .name = "x", .suite = ""};
   base::TempDir cache_ = base::TempDir::make("/tmp", "apt-");
   FakeRunner runner_ = FakeRunner([this](const base::Command& command) { return answer(command); });
   TestContext test_;
@@ -65,12 +69,12 @@ TEST_F(AptTest, WithoutAMirrorItSaysWhereToNameOne) {
 }
 
 TEST_F(AptTest, TheDefinitionsMirrorComesFirst) {
-  definition_.mirror = {
+  origin_.mirror = {
       .url = "https://own.example/debian", .keyring = "/etc/hosts", .components = {"main", "contrib"}};
   EXPECT_EQ(
       make().sources(),
       std::vector<std::string>{"deb [signed-by=/etc/hosts] https://own.example/debian trixie main contrib"});
-  definition_.mirror.keyring = "/nonexistent.gpg";
+  origin_.mirror.keyring = "/nonexistent.gpg";
   EXPECT_TRUE(thrown([&] { make(); }).contains("no file /nonexistent.gpg"));
 }
 
@@ -161,4 +165,4 @@ TEST(DpkgStatus, NamesWhatIsInstalled) {
 }
 
 }  // namespace
-}  // namespace templates
+}  // namespace rootfs

@@ -7,7 +7,7 @@
 #include "base/context.h"
 #include "base/mount.h"
 
-namespace templates {
+namespace rootfs {
 
 /// Runs `body` in a thread with a mount namespace of its own, so that what it mounts is seen by
 /// nobody else and goes with it however this process ends. Its umask is reset, its host's name "template".
@@ -53,4 +53,4 @@ base::Mount mount_layer(const std::string& image, const std::string& target);
 base::Mount mount_overlay(const std::vector<std::string>& lower, const std::string& upper,
                           const std::string& work, const std::string& target);
 
-}  // namespace templates
+}  // namespace rootfs

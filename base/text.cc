@@ -1,10 +1,10 @@
-#include "templates/text.h"
+#include "base/text.h"
 
 #include <algorithm>
 #include <sstream>
 #include <utility>
 
-namespace templates {
+namespace base {
 namespace {
 
 /// How many letters must be added, dropped, replaced or swapped with their neighbour to make one
@@ -69,16 +69,4 @@ std::string last_lines(const std::string& text) {
   return shown;
 }
 
-std::string apt_sentence(const std::string& output, const std::string& otherwise) {
-  std::string sentence;
-  for (const std::string& line : lines_of(output)) {
-    // That is the cause, whatever else it led to.
-    if (line.contains("No space left on device")) sentence = line;
-    for (std::string_view mark : {"E: ", "dpkg: error: ", "dpkg: error "})
-      if (sentence.empty() && line.starts_with(mark)) sentence = line.substr(mark.size());
-  }
-  sentence.erase(sentence.find_last_not_of(" :") + 1);
-  return sentence.empty() ? otherwise : sentence;
-}
-
-}  // namespace templates
+}  // namespace base

@@ -1,4 +1,4 @@
-#include "templates/strip.h"
+#include "rootfs/strip.h"
 
 #include <fnmatch.h>
 #include <sys/stat.h>
@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 
-namespace templates {
+namespace rootfs {
 namespace {
 
 namespace fs = std::filesystem;
@@ -110,7 +110,7 @@ void remove_empty_documentation(const std::string& root) {
 
 }  // namespace
 
-std::vector<std::string> dpkg_excludes(const Definition::Strip& strip) {
+std::vector<std::string> dpkg_excludes(const Strip& strip) {
   std::vector<std::string> options;
   auto exclude = [&](const std::vector<std::string>& patterns) {
     for (const std::string& pattern : patterns)
@@ -136,7 +136,7 @@ void remove_matching(const std::string& root, const std::vector<std::string>& pa
 
 void remove_builders_traces(const std::string& root) { remove_matching(root, kBuildersTraces); }
 
-void strip_tree(const std::string& root, const Definition::Strip& strip) {
+void strip_tree(const std::string& root, const Strip& strip) {
   std::vector<std::string> patterns = kNeverShared;
   auto add = [&](const std::vector<std::string>& more) {
     patterns.insert(patterns.end(), more.begin(), more.end());
@@ -150,4 +150,4 @@ void strip_tree(const std::string& root, const Definition::Strip& strip) {
   if (strip.documentation) remove_empty_documentation(root);
 }
 
-}  // namespace templates
+}  // namespace rootfs

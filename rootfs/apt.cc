@@ -1,4 +1,4 @@
-#include "templates/apt.h"
+#include "rootfs/apt.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -10,9 +10,9 @@
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "templates/text.h"
+#include "base/text.h"
 
-namespace templates {
+namespace rootfs {
 namespace {
 
 namespace fs = std::filesystem;
@@ -27,7 +27,7 @@ struct Release {
 
 std::vector<Release> releases(const std::string& print_uris) {
   std::vector<Release> found;
-  for (const std::string& line : lines_of(print_uris)) {
+  for (const std::string& line : base::lines_of(print_uris)) {
     size_t dists = line.find("/dists/"), end = line.find("/InRelease'");
     if (!line.starts_with('\'') || dists == std::string::npos || end == std::string::npos || end < dists + 7)
       continue;
@@ -59,15 +59,21 @@ std::optional<Package> simulated(const std::string& line) {
                  .architecture = line.substr(arch + 2, close - arch - 2)};
 }
 
-std::vector<std::string> texts(const std::vector<Definition::Word>& words) {
-  std::vector<std::string> texts;
-  for (const auto& word : words) texts.push_back(word.text);
-  return texts;
-}
-
 }  // namespace
 
-std::vector<Definition::Word> variant_packages(const std::string& variant) {
+std::string apt_sentence(const std::string& output, const std::string& otherwise) {
+  std::string sentence;
+  for (const std::string& line : base::lines_of(output)) {
+    // That is the cause, whatever else it led to.
+    if (line.contains("No space left on device")) sentence = line;
+    for (std::string_view mark : {"E: ", "dpkg: error: ", "dpkg: error "})
+      if (sentence.empty() && line.starts_with(mark)) sentence = line.substr(mark.size());
+  }
+  sentence.erase(sentence.find_last_not_of(" :") + 1);
+  return sentence.empty() ? otherwise : sentence;
+}
+
+std::vector<base::Word> variant_packages(const std::string& variant) {
   if (variant == "essential") return {{.text = "?essential"}};
   if (variant == "apt") return {{.text = "?essential"}, {.text = "apt"}};
   if (variant == "required") return {{.text = "?or(?essential,?priority(required))"}, {.text = "apt"}};
@@ -85,7 +91,7 @@ std::vector<Package> installed_packages(const std::string& status) {
     package = {};
     installed = false;
   };
-  for (const std::string& line : lines_of(base::read_file_if_exists(status).value_or(""))) {
+  for (const std::string& line : base::lines_of(base::read_file_if_exists(status).value_or(""))) {
     if (line.empty()) flush();
     if (line.starts_with("Package: ")) package.name = line.substr(9);
     if (line.starts_with("Version: ")) package.version = line.substr(9);
@@ -97,12 +103,8 @@ std::vector<Package> installed_packages(const std::string& status) {
   return packages;
 }
 
-Apt::Apt(base::Context& context, const Definition& definition, std::string suite,
-         const std::string& cache_dir)
-    : context_(context),
-      definition_(definition),
-      suite_(std::move(suite)),
-      packages_(cache_dir + "/packages") {
+Apt::Apt(base::Context& context, Origin origin, const std::string& cache_dir)
+    : context_(context), origin_(std::move(origin)), packages_(cache_dir + "/packages") {
   sources_ = find_sources();
   std::string text;
   for (const std::string& line : sources_) text += line + "\n";
@@ -120,7 +122,7 @@ Apt::Apt(base::Context& context, const Definition& definition, std::string suite
 }
 
 std::vector<std::string> Apt::find_sources() const {
-  const Definition::Mirror& mirror = definition_.mirror;
+  const Mirror& mirror = origin_.mirror;
   std::string keyring = mirror.keyring.empty() ? std::string(kDebianKeys) : mirror.keyring;
   if (!base::exists(keyring))
     throw base::error("the keys of the package mirror are missing: no file {}", keyring)
@@ -130,21 +132,22 @@ std::vector<std::string> Apt::find_sources() const {
   auto line = [&](const std::string& url, const std::string& suite) {
     return std::format("deb [signed-by={}] {} {}{}", keyring, url, suite, components);
   };
-  if (!mirror.url.empty()) return {line(mirror.url, suite_)};
+  if (!mirror.url.empty()) return {line(mirror.url, origin_.suite)};
 
   std::vector<Release> host =
       releases(context_.runner.run({.argv = {"apt-get", "update", "--print-uris"}}).out);
   std::vector<std::string> lines;
   for (const Release& release : host)
-    if (release.suite == suite_ || release.suite == suite_ + "-updates" ||
-        release.suite == suite_ + "-security")
+    if (release.suite == origin_.suite || release.suite == origin_.suite + "-updates" ||
+        release.suite == origin_.suite + "-security")
       lines.push_back(line(release.url, release.suite));
   // A host of another release: its mirror has ours too.
   if (lines.empty())
     for (const Release& release : host)
-      if (release.url.ends_with("/debian/") && lines.empty()) lines.push_back(line(release.url, suite_));
+      if (release.url.ends_with("/debian/") && lines.empty())
+        lines.push_back(line(release.url, origin_.suite));
   if (lines.empty())
-    throw base::error("this machine's apt sources name no mirror of Debian {}", suite_)
+    throw base::error("this machine's apt sources name no mirror of Debian {}", origin_.suite)
         .hint("add one to /etc/apt/sources.list, or name one in the definition: [mirror] url = \"…\"");
   return lines;
 }
@@ -173,14 +176,14 @@ void Apt::update(bool offline) {
   if (offline) {
     for (const auto& entry : fs::directory_iterator(directory_ + "/lists"))
       if (entry.path().string().ends_with("_Packages")) return;
-    throw base::error("there are no package lists of Debian {} here yet", suite_)
+    throw base::error("there are no package lists of Debian {} here yet", origin_.suite)
         .hint("build once without --offline");
   }
   base::Phase phase(context_.progress, "package lists");
   base::Result result =
       context_.runner.run_any({.argv = command("", {"update"}), .timeout = kNetworkTimeout});
   if (result.status != 0)
-    throw base::error("the package lists of Debian {} cannot be fetched: {}", suite_,
+    throw base::error("the package lists of Debian {} cannot be fetched: {}", origin_.suite,
                       apt_sentence(result.err, "apt-get update failed"))
         .hint(
             "check the mirror in this machine's apt sources (`apt-get update`); --offline uses the lists "
@@ -188,10 +191,10 @@ void Apt::update(bool offline) {
             "were fetched last");
 }
 
-base::Error Apt::failure(const base::Result& result, const std::vector<Definition::Word>& wanted) const {
+base::Error Apt::failure(const base::Result& result, const std::vector<base::Word>& wanted) const {
   std::string sentence = apt_sentence(result.err, "apt-get failed");
   // Broken dependencies stand on stdout, indented; the first is the one that the others follow from.
-  std::vector<std::string> lines = lines_of(result.out);
+  std::vector<std::string> lines = base::lines_of(result.out);
   auto broken = std::ranges::find_if(
       lines, [](const std::string& line) { return line.starts_with(' ') && line.contains(" : "); });
   if (broken != lines.end()) sentence = broken->substr(1);
@@ -204,31 +207,30 @@ base::Error Apt::failure(const base::Result& result, const std::vector<Definitio
       words.insert(word);
     }
     if (line == 0 || !words.contains(name)) continue;
-    std::string where = definition_.at(line);
+    std::string where = std::format("{}:{}", origin_.file, line);
     if (!sentence.starts_with("Unable to locate package"))
       return base::error("{}: packages: {}", where, sentence);
     std::vector<std::string> argv = {"apt-cache", "pkgnames"};
     for (std::string& word : directories("")) argv.push_back(std::move(word));
     base::Result names = context_.runner.run_any({.argv = argv});
-    std::string close = closest(name, lines_of(names.out));
-    return base::error("{}: packages: Debian {} has no package {}", where, suite_, name)
+    std::string close = base::closest(name, base::lines_of(names.out));
+    return base::error("{}: packages: Debian {} has no package {}", where, origin_.suite, name)
         .hint(close.empty() ? "`apt-cache search WORD` finds packages"
                             : std::format("did you mean {}?", close));
   }
-  return base::error("the packages of {} cannot be installed: {}", definition_.name, sentence);
+  return base::error("the packages of {} cannot be installed: {}", origin_.name, sentence);
 }
 
-std::vector<Package> Apt::resolve(const std::vector<Definition::Word>& wanted,
-                                  const std::string& status) const {
+std::vector<Package> Apt::resolve(const std::vector<base::Word>& wanted, const std::string& status) const {
   if (wanted.empty()) return {};
   std::vector<std::string> more = {"--simulate", "install"};
-  for (const std::string& text : texts(wanted)) more.push_back(text);
+  for (const std::string& text : base::texts_of(wanted)) more.push_back(text);
   base::Result result = context_.runner.run_any({.argv = command(status, more), .env = {{"LC_ALL", "C"}}});
   if (result.status != 0) throw failure(result, wanted);
   std::vector<Package> packages;
-  for (const std::string& line : lines_of(result.out)) {
+  for (const std::string& line : base::lines_of(result.out)) {
     if (line.starts_with("Remv "))
-      throw base::error("the packages of {} would remove {} of its base", definition_.name,
+      throw base::error("the packages of {} would remove {} of its base", origin_.name,
                         line.substr(5, line.find(' ', 5) - 5));
     if (auto package = simulated(line)) packages.push_back(*package);
   }
@@ -250,7 +252,7 @@ void Apt::download(const std::vector<Package>& packages, const std::string& stat
   for (const Package& package : packages) more.push_back(package.name + "=" + package.version);
   base::Result result = context_.runner.run_any({.argv = command(status, more), .timeout = kNetworkTimeout});
   if (result.status != 0)
-    throw base::error("the packages of {} cannot be fetched: {}", definition_.name,
+    throw base::error("the packages of {} cannot be fetched: {}", origin_.name,
                       apt_sentence(result.err, "apt-get failed"))
         .hint("check the mirror in this machine's apt sources, and the free space in " + packages_);
   phase.at(packages.size());
@@ -286,4 +288,4 @@ int64_t Apt::youngest(const std::vector<Package>& packages) const {
   return youngest;
 }
 
-}  // namespace templates
+}  // namespace rootfs

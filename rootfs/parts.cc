@@ -1,0 +1,124 @@
+#include "rootfs/parts.h"
+
+#include <filesystem>
+
+#include "base/fd.h"
+
+namespace rootfs {
+namespace {
+
+constexpr size_t kMostSource = 64 << 20;
+
+unsigned parse_mode(base::TomlTable& in, unsigned otherwise) {
+  auto mode = in.text("mode");
+  if (!mode) return otherwise;
+  if (mode->size() > 5 || !only(*mode, "01234567"))
+    throw in.wrong("mode", "octal digits in quotes such as \"0755\"", '"' + *mode + '"');
+  auto value = static_cast<unsigned>(std::stoul(*mode, nullptr, 8));
+  if (value > 07777) throw in.wrong("mode", "at most \"7777\"", '"' + *mode + '"');
+  return value;
+}
+
+void parse_owner(base::TomlTable& in, File& file) {
+  auto owner = in.text("owner");
+  if (!owner) return;
+  auto valid = [](const std::string& name) {
+    if (name.size() > 32 || !only(name, std::string(kLowerDigits) + "_-")) return false;
+    return !only(name, "0123456789") || (name.size() <= 5 && std::stoul(name) <= kLastId);
+  };
+  size_t colon = owner->find(':');
+  file.owner = owner->substr(0, colon);
+  file.group = colon == std::string::npos ? file.owner : owner->substr(colon + 1);
+  if (!valid(file.owner) || !valid(file.group))
+    throw in.wrong("owner", "USER or USER:GROUP, names or numbers up to 65535", '"' + *owner + '"');
+}
+
+std::string read_source(base::TomlTable& in, const std::string& source, const std::string& directory) {
+  std::string path = std::filesystem::path(directory) / source;
+  auto content = base::read_file_if_exists(path, kMostSource);
+  if (!content) throw in.wrong("source", "a file beside the definition", "no file " + path);
+  return *content;
+}
+
+}  // namespace
+
+bool only(std::string_view text, std::string_view allowed) {
+  return !text.empty() && text.find_first_not_of(allowed) == std::string_view::npos;
+}
+
+bool clean_absolute_path(const std::string& path) {
+  return path.starts_with('/') && path.size() > 1 && path.size() < 4096 &&
+         std::filesystem::path(path).lexically_normal() == path && !path.ends_with('/');
+}
+
+std::string parse_suite(base::TomlTable& in) {
+  std::string suite = in.required_text("suite", "a Debian suite such as \"trixie\"");
+  if (!only(suite, std::string(kLowerDigits) + "-"))
+    throw in.wrong("suite", "a Debian suite such as \"trixie\"", '"' + suite + '"');
+  return suite;
+}
+
+Mirror parse_mirror(base::TomlTable& in, const std::string& directory) {
+  Mirror mirror;
+  if (auto url = in.text("url")) {
+    mirror.url = *url;
+    if (!url->contains(":/") || url->find_first_of(" \t\n[]") != std::string::npos)
+      throw in.wrong("url", "the mirror's URL", '"' + *url + '"');
+  }
+  if (auto keyring = in.text("keyring")) {
+    mirror.keyring = std::filesystem::absolute(std::filesystem::path(directory) / *keyring);
+    if (!base::exists(mirror.keyring))
+      throw in.wrong("keyring", "a file with the mirror's keys", "no file " + mirror.keyring);
+  }
+  if (auto components = in.texts("components"); !components.empty()) mirror.components = components;
+  for (const std::string& component : mirror.components)
+    if (!only(component, std::string(kLowerDigits) + "-/"))
+      throw in.wrong("components", "components such as \"main\"", '"' + component + '"');
+  in.finish();
+  return mirror;
+}
+
+File parse_file(base::TomlTable& in, const std::string& directory) {
+  File file;
+  file.line = in.line();
+  file.path = in.required_text("path", "an absolute path");
+  if (!clean_absolute_path(file.path))
+    throw in.wrong("path", "an absolute path without \".\", \"..\" or a slash at its end",
+                   '"' + file.path + '"');
+  auto content = in.text("content"), source = in.text("source"), symlink = in.text("symlink");
+  bool directory_wanted = in.flag("directory").value_or(false);
+  int given = content.has_value() + source.has_value() + symlink.has_value() + directory_wanted;
+  if (given != 1)
+    throw in.conflict(file.line, std::format("file {}: expected exactly one of content, source, symlink "
+                                             "and directory, found {}",
+                                             file.path, given == 0 ? "none" : std::to_string(given)));
+  if (content) file.content = *content;
+  if (source) file.content = read_source(in, *source, directory);
+  if (symlink) {
+    file.kind = File::Kind::kSymlink;
+    file.content = *symlink;
+    if (symlink->empty()) throw in.wrong("symlink", "where it leads", "nothing");
+  }
+  if (directory_wanted) file.kind = File::Kind::kDirectory;
+  file.mode = parse_mode(in, directory_wanted ? 0755 : 0644);
+  parse_owner(in, file);
+  return file;
+}
+
+void check_packages(const base::TomlTable& in, const std::vector<base::Word>& packages) {
+  for (const auto& [text, line] : packages) {
+    size_t equals = text.find_first_of("=/");
+    std::string_view name = std::string_view(text).substr(0, equals);
+    bool good = name.size() >= 2 && only(name, std::string(kLowerDigits) + "+.-") &&
+                only(name.substr(0, 1), kLowerDigits) && !name.ends_with('-');
+    if (equals != std::string::npos)
+      good = good && only(text.substr(equals + 1),
+                          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-~:");
+    if (!good)
+      throw in.conflict(
+          line,
+          std::format("packages: expected a package's name, NAME=VERSION or NAME/SUITE, found \"{}\"", text));
+  }
+}
+
+}  // namespace rootfs
