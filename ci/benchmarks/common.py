@@ -189,15 +189,17 @@ def table(bars):
     return rows
 
 
-def keep(directory, name, runs, bars):
-    """DIRECTORY/NAME.json and NAME.md."""
-    what = circumstances() | {"benchmark": name, "runs": runs}
+def keep(directory, name, runs, note, bars):
+    """DIRECTORY/NAME.json and NAME.md. `note`: what the figures depend on besides circumstances(), or nothing."""
+    what = circumstances() | {"benchmark": name, "runs": runs} | ({"note": note} if note else {})
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(json.dumps(what | {"bars": bars}, indent=1) + "\n", encoding="utf-8")
     lines = [f"# ci/bench {name}", ""]
     lines.append(f"Commit {what['commit'][:12] + what['commit'][40:]}, {what['date']}; {what['cores']} cores, {what['memory_gib']} GiB, "
                  f"kernel {what['kernel']}, CRIU {what['criu']}; medians of {runs}.")
     lines.append("")
+    if note:
+        lines += [note, ""]
     head, *rows = table(bars)
     lines += ["| " + " | ".join(row) + " |" for row in [tuple(h.lower() for h in head), ("---",) * len(head), *rows]]
     (directory / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -213,11 +215,12 @@ def main():
     names = options.names or sorted(f.stem for f in pathlib.Path(__file__).parent.glob("*.py") if f.stem != "common")
     bars = []
     for name in names:
-        found = attempt(name, importlib.import_module(name).run, options.runs)
+        benchmark = importlib.import_module(name)
+        found = attempt(name, benchmark.run, options.runs)
         if found is None:
             found = [bar(f"{name}: could be measured", None, 1)]
         if options.out:
-            keep(options.out, name, options.runs, found)
+            keep(options.out, name, options.runs, getattr(benchmark, "NOTE", ""), found)
         bars += found
     if options.json:
         print(json.dumps(bars, indent=1))
