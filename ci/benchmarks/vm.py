@@ -6,8 +6,11 @@ import sys
 from common import ROOT, STORE, Client, Lab, attempt, bar, build_templates, figure, median, ratio
 
 MEMORY_MIB = 6144  # of a node: the large box, once in its processes and for a moment some of it beside them
-SIZES = {"128 MB": 128, "4000 MB": 4000}  # of redis' values
-ADDRESSES = {"128 MB": "10.77.0.20", "4000 MB": "10.77.0.21"}
+SMALL, LARGE = "128 MB", "4000 MB"
+SIZES = {SMALL: 128, LARGE: 4000}  # of redis' values
+ADDRESSES = {SMALL: "10.77.0.20", LARGE: "10.77.0.21"}
+# Huge: as drover gathers them on a node with `madvise`. Small: as redis has them with Debian's default, `always`.
+PAGES = {"huge": "madvise", "small": "never"}
 VALUE = 4080  # bytes; with redis' own few it fills a page, so that values are what the memory is of
 BATCH = 2048  # values set by one script
 # Made in the box, as it would take hours to bring it there. Each value is another one, and packs well: without KVM ssh's
@@ -64,7 +67,7 @@ class Redis:
         with Client(self.guests, self.address, 0) as client:
             report = json.loads(self.guests.exec(self.node, "drover-node", "--json", "box", "migrate", self.name, "--to", other,
                                                  "--mode", "precopy", "--max-downtime", MAX_DOWNTIME, timeout=1800))
-        self.node = other
+            self.node = other
         if (wrong := self.say("eval", WRONG, 0, self.count)) != "0":
             raise RuntimeError(f"{wrong} values are wrong")
         phases = {phase["name"]: phase["ms"] for phase in report["phases"]}
@@ -74,40 +77,43 @@ class Redis:
         return report | phases | {"gap_ms": client.gap_ms}
 
 
-def measure(moves, huge_pages):
-    """What was seen of each move, by size; the sizes by turns. `huge_pages`: how the nodes hand them out."""
+def set_huge_pages(guests, kind):
+    """On both nodes; none of a box that arrives is in huge pages, and drover gathers memory into them where it may."""
+    for node in ("node1", "node2"):
+        guests.exec(node, "sh", "-c", f"echo {kind} >/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def measure(runs, seen):
+    """Adds to `seen` what was seen of each move, by size and pages. All kinds by turns: nobody is alone on a machine."""
     with Guests() as guests:
-        for node in ("node1", "node2"):
-            guests.exec(node, "sh", "-c", f"echo {huge_pages} >/sys/kernel/mm/transparent_hugepage/enabled")
-        kernel = guests.exec("node1", "uname", "-r").strip()
         global NOTE
-        NOTE = (f"The nodes are two virtual machines with {MEMORY_MIB} MiB, one processor and kernel {kernel}, without KVM "
-                "(QEMU's TCG): everything in them takes about ten times as long.")
-        boxes = [Redis(guests, size) for size in SIZES]
-        seen = {size: [] for size in SIZES}
-        for number in range(moves):
-            for box in boxes:
-                seen[box.size].append(attempt(f"redis {box.size}, huge pages {huge_pages}, move {number + 1}", box.move))
-        return seen
+        NOTE = (f"The nodes are two virtual machines with {MEMORY_MIB} MiB, one processor and kernel {guests.exec('node1', 'uname', '-r').strip()}, "
+                "without KVM (QEMU's TCG): everything in them takes about ten times as long. Of the small box twice as many moves.")
+        set_huge_pages(guests, "madvise")  # redis wants none, for all of its life, where it starts with `always`
+        boxes = {size: Redis(guests, size) for size in SIZES}
+        for run_number in range(runs):
+            for pages, kind in PAGES.items():
+                set_huge_pages(guests, kind)
+                for size in (SMALL, LARGE, SMALL):
+                    seen[size, pages].append(attempt(f"redis {size}, {pages} pages, run {run_number + 1}", boxes[size].move))
 
 
-def bars_of(huge_pages, seen):
+def bars_of(seen, pages):
     def of(size, key):
-        return median(report and report[key] for report in seen[size])
+        return median(report and report[key] for report in seen[size, pages])
 
-    rows, name = [], f"huge pages {huge_pages}"
+    rows = []
     for size in SIZES:
-        rows += [figure(f"redis {size}, {name}: gap", of(size, "gap_ms"), "ms"), figure(f"redis {size}, {name}: freeze", of(size, "freeze_ms"), "ms")]
-        rows += [figure(f"redis {size}, {name}: of that {phase}", of(size, phase), "ms") for phase in PHASES]
-    rows.append(bar(f"redis, {name}: gap with 4000 MB / with 128 MB", ratio(of("4000 MB", "gap_ms"), of("128 MB", "gap_ms")), 1.5))
+        rows += [figure(f"redis {size}, {pages} pages: gap", of(size, "gap_ms"), "ms"),
+                 figure(f"redis {size}, {pages} pages: freeze", of(size, "freeze_ms"), "ms")]
+        rows += [figure(f"redis {size}, {pages} pages: of that {phase}", of(size, phase), "ms") for phase in PHASES]
+    rows.append(bar(f"redis, {pages} pages: gap with {LARGE} / with {SMALL}", ratio(of(LARGE, "gap_ms"), of(SMALL, "gap_ms")), 1.5))
     return rows
 
 
 def run(runs):
     build_templates("redis")
-    rows, failed = [], 0
-    for huge_pages in ("madvise", "always"):
-        seen = attempt(f"virtual machines, huge pages {huge_pages}", measure, runs, huge_pages) or {size: [None] for size in SIZES}
-        rows += bars_of(huge_pages, seen)
-        failed += sum(report is None for reports in seen.values() for report in reports)
-    return [*rows, bar("moves that failed", failed, 0, "moves")]
+    seen = {(size, pages): [] for size in SIZES for pages in PAGES}
+    attempt("two virtual machines", measure, runs, seen)
+    failed = sum(report is None for reports in seen.values() for report in reports)
+    return [row for pages in PAGES for row in bars_of(seen, pages)] + [bar("moves that failed", failed, 0, "moves")]
