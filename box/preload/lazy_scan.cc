@@ -78,8 +78,7 @@ class Scan {
 
  private:
   /// Of [at_, until); where it ended is in at_. Less than 0: errno says why.
-  long ask(uint64_t until, page_region* regions, uint64_t room) {
-    pm_scan_arg part = scan_;
+  long ask(pm_scan_arg part, uint64_t until, page_region* regions, uint64_t room) {
     part.start = at_;
     part.end = until;
     part.walk_end = 0;
@@ -97,15 +96,20 @@ class Scan {
   bool tell(uint64_t until) {
     full_ = told_ == scan_.vec_len;
     if (full_) return true;
-    const long found = ask(until, theirs_ + told_, scan_.vec_len - told_);
+    const long found = ask(scan_, until, theirs_ + told_, scan_.vec_len - told_);
     if (found > 0) told_ += static_cast<uint64_t>(found);
     return found >= 0;
   }
 
   bool keep(uint64_t until) {
-    const page_region* const found = g_shared->runs() + g_shared->run_count;
-    const long count =
-        ask(until, g_shared->runs() + g_shared->run_count, g_shared->run_room - g_shared->run_count);
+    page_region* const found = g_shared->runs() + g_shared->run_count;
+    // Our ranges are of no file, so that no page of them is a file's. Where nobody asks for that, the kernel
+    // need not look at each page: 1 GB of small ones takes it 1.5 ms and not 16 (Linux 6.18).
+    pm_scan_arg scan = scan_;
+    scan.category_mask &= ~uint64_t{PAGE_IS_FILE};
+    scan.category_inverted &= ~uint64_t{PAGE_IS_FILE};
+    scan.return_mask &= ~uint64_t{PAGE_IS_FILE};
+    const long count = ask(scan, until, found, g_shared->run_room - g_shared->run_count);
     for (long i = 0; i < count; ++i) {
       const page_region region = found[i];
       if ((region.categories & ~uint64_t{PAGE_IS_SOFT_DIRTY}) == PAGE_IS_PRESENT) {
