@@ -22,14 +22,14 @@ void Sha256::add(std::span<const std::byte> data) {
                             data.size());
 }
 
-std::string Sha256::hex() {
-  std::array<unsigned char, crypto_hash_sha256_BYTES> digest;
-  crypto_hash_sha256_final(&state_->sodium, digest.data());
-  std::string text(2 * digest.size() + 1, '\0');
-  sodium_bin2hex(text.data(), text.size(), digest.data(), digest.size());
-  text.pop_back();  // sodium's terminating NUL
-  return text;
+Sha256::Digest Sha256::digest() {
+  Digest digest;
+  static_assert(sizeof digest == crypto_hash_sha256_BYTES);
+  crypto_hash_sha256_final(&state_->sodium, reinterpret_cast<unsigned char*>(digest.data()));
+  return digest;
 }
+
+std::string Sha256::hex() { return to_hex(digest()); }
 
 struct Blake2b::State {
   crypto_generichash_state sodium;
@@ -49,6 +49,23 @@ Blake2b::Digest Blake2b::digest() {
   Digest digest;
   crypto_generichash_final(&state_->sodium, reinterpret_cast<unsigned char*>(digest.data()), digest.size());
   return digest;
+}
+
+std::string to_hex(std::span<const std::byte> bytes) {
+  std::string text(2 * bytes.size() + 1, '\0');
+  sodium_bin2hex(text.data(), text.size(), reinterpret_cast<const unsigned char*>(bytes.data()),
+                 bytes.size());
+  text.pop_back();  // sodium's terminating NUL
+  return text;
+}
+
+std::optional<std::string> from_hex(std::string_view digits) {
+  if (digits.size() % 2 != 0 || digits.find_first_not_of("0123456789abcdef") != std::string_view::npos)
+    return std::nullopt;
+  std::string bytes(digits.size() / 2, '\0');
+  sodium_hex2bin(reinterpret_cast<unsigned char*>(bytes.data()), bytes.size(), digits.data(), digits.size(),
+                 nullptr, nullptr, nullptr);
+  return bytes;
 }
 
 std::string sha256_hex(std::string_view text) {

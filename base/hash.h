@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,10 +13,12 @@ namespace base {
 /// SHA-256 (libsodium), given piece by piece.
 class Sha256 {
  public:
+  using Digest = std::array<std::byte, 32>;
   Sha256();
   ~Sha256();
   void add(std::span<const std::byte> data);
-  [[nodiscard]] std::string hex();  ///< 64 digits; once, at the end
+  [[nodiscard]] Digest digest();    ///< once, at the end
+  [[nodiscard]] std::string hex();  ///< the same as 64 digits, in its place
 
  private:
   struct State;
@@ -35,6 +38,10 @@ class Blake2b {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+std::string to_hex(std::span<const std::byte> bytes);  ///< lower-case digits
+/// The bytes that hex digits name; nullopt when they are not whole bytes in lower-case digits.
+std::optional<std::string> from_hex(std::string_view digits);
 
 std::string sha256_hex(std::string_view text);
 std::string sha256_file_hex(const std::string& path);

@@ -6,7 +6,8 @@ int main(int argc, char** argv) {
   const cli::Program drover = {
       .name = "drover",
       .summary = "builds images and templates, and runs the fleet",
-      .nouns = {{.name = "template",
+      .nouns = {{.name = "image", .summary = "host images of nodes", .add = cli::add_image_commands},
+                {.name = "template",
                  .summary = "OS and application templates",
                  .add = cli::add_template_commands}},
   };

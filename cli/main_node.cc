@@ -10,6 +10,11 @@ int main(int argc, char** argv) {
                 {.name = "template",
                  .summary = "the templates on this node",
                  .add = cli::add_node_template_commands},
+                {.name = "bootstrap",
+                 .summary = "what a node does between the loader and its boxes",
+                 .add = cli::add_bootstrap_commands},
+                {.name = "slot", .summary = "the two slots of this node", .add = cli::add_slot_commands},
+                {.name = "", .summary = "", .add = cli::add_health_commands},
                 {.name = "", .summary = "", .add = cli::add_node_commands}},
   };
   return cli::run(drover_node, argc, argv);

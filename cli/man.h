@@ -22,4 +22,7 @@ std::optional<std::string_view> find_page(std::string_view command);
 /// them indented, marks of code and emphasis taken away.
 std::string rendered(std::string_view markdown, bool bold);
 
+/// The page as man(1) reads it (groff_man(7)), of section 1.
+std::string as_roff(const Page& page);
+
 }  // namespace cli

@@ -118,6 +118,7 @@ Apt::Apt(base::Context& context, Origin origin, const std::string& cache_dir)
     base::check_interrupt();
   }
   base::write_file(directory_ + "/etc/sources.list", text);
+  base::write_file(directory_ + "/etc/preferences.d/drover", preferences());
   base::write_file(directory_ + "/nothing-installed", "");
 }
 
@@ -129,27 +130,46 @@ std::vector<std::string> Apt::find_sources() const {
         .hint("install debian-archive-keyring");
   std::string components;
   for (const std::string& component : mirror.components) components += " " + component;
-  auto line = [&](const std::string& url, const std::string& suite) {
-    return std::format("deb [signed-by={}] {} {}{}", keyring, url, suite, components);
+  auto line = [&](const std::string& url, const std::string& suite, const std::string& more = "") {
+    return std::format("deb [signed-by={}{}] {} {}{}", keyring, more, url, suite, components);
   };
-  if (!mirror.url.empty()) return {line(mirror.url, origin_.suite)};
-
-  std::vector<Release> host =
-      releases(context_.runner.run({.argv = {"apt-get", "update", "--print-uris"}}).out);
   std::vector<std::string> lines;
-  for (const Release& release : host)
-    if (release.suite == origin_.suite || release.suite == origin_.suite + "-updates" ||
-        release.suite == origin_.suite + "-security")
-      lines.push_back(line(release.url, release.suite));
-  // A host of another release: its mirror has ours too.
-  if (lines.empty())
-    for (const Release& release : host)
-      if (release.url.ends_with("/debian/") && lines.empty())
-        lines.push_back(line(release.url, origin_.suite));
+  std::string main = mirror.url;
+  if (!main.empty()) {
+    lines.push_back(line(main, origin_.suite));
+  } else {
+    std::vector<Release> host =
+        releases(context_.runner.run({.argv = {"apt-get", "update", "--print-uris"}}).out);
+    for (const Release& release : host) {
+      if (release.url.ends_with("/debian/") && main.empty()) main = release.url;
+      if (release.suite == origin_.suite || release.suite == origin_.suite + "-updates" ||
+          release.suite == origin_.suite + "-security")
+        lines.push_back(line(release.url, release.suite));
+    }
+    // A host of another release: its mirror has ours too.
+    if (lines.empty() && !main.empty()) lines.push_back(line(main, origin_.suite));
+  }
   if (lines.empty())
     throw base::error("this machine's apt sources name no mirror of Debian {}", origin_.suite)
         .hint("add one to /etc/apt/sources.list, or name one in the definition: [mirror] url = \"…\"");
+  // A snapshot of an unstable suite can be past its date.
+  if (!main.empty())
+    for (const auto& [suite, packages] : origin_.more_suites)
+      lines.push_back(line(main, suite, " check-valid-until=no"));
   return lines;
+}
+
+std::string Apt::preferences() const {
+  std::string text;
+  for (const auto& [suite, packages] : origin_.more_suites) {
+    std::string names;
+    for (const std::string& name : packages) names += (names.empty() ? "" : " ") + name;
+    text += std::format(
+        "Package: *\nPin: release n={0}\nPin-Priority: 1\n\nPackage: {1}\nPin: release n={0}\n"
+        "Pin-Priority: 990\n\n",
+        suite, names);
+  }
+  return text;
 }
 
 std::vector<std::string> Apt::directories(const std::string& status) const {
@@ -265,6 +285,10 @@ void Apt::seed(const std::string& root, const std::vector<Package>& packages, bo
     std::string file = package_file(package);
     fs::copy_file(file, archives + "/" + fs::path(file).filename().string(),
                   fs::copy_options::overwrite_existing);
+  }
+  if (!origin_.more_suites.empty()) {
+    base::make_directories(root + "/etc/apt/preferences.d");
+    base::write_file(root + "/etc/apt/preferences.d/drover", preferences());
   }
   if (!lists) return;
   base::make_directories(target + "/partial");

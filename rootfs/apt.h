@@ -1,4 +1,5 @@
 #pragma once
+#include <map>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,9 @@ struct Origin {
   std::string name;   ///< of what is built, for messages
   std::string suite;  ///< of Debian, such as "trixie"
   Mirror mirror = {};
+  /// Suites that give these packages and no others, such as "sid": {"criu", "libcriu2"}. (apt's own
+  /// NAME/SUITE would take what they depend on from there, too.)
+  std::map<std::string, std::vector<std::string>> more_suites = {};
 };
 
 /// apt with a mirror, lists and a package cache of our own. Of the host's apt only its settings
@@ -36,23 +40,28 @@ class Apt {
   /// Makes sure that all of them are in the cache.
   void download(const std::vector<Package>& packages, const std::string& status) const;
 
-  /// Copies packages (and lists) from the cache to where apt looks for them in `root`.
+  /// Copies packages (and lists) from the cache to where apt looks for them in `root`, and which suites only
+  /// give what is asked of them.
   void seed(const std::string& root, const std::vector<Package>& packages, bool lists) const;
 
   /// apt-get with these directories; for a status file, and for what `more` says.
   [[nodiscard]] std::vector<std::string> command(const std::string& status,
                                                  const std::vector<std::string>& more) const;
 
+  /// Where a package lies in the cache.
+  [[nodiscard]] std::string package_file(const Package& package) const;
+
   /// When the youngest of these packages was made (seconds since 1970).
   [[nodiscard]] int64_t youngest(const std::vector<Package>& packages) const;
 
+  /// Lines of a sources.list.
   [[nodiscard]] const std::vector<std::string>& sources() const { return sources_; }
 
  private:
   [[nodiscard]] std::vector<std::string> find_sources() const;
+  [[nodiscard]] std::string preferences() const;
   [[nodiscard]] std::vector<std::string> directories(const std::string& status) const;
   [[nodiscard]] base::Error failure(const base::Result& result, const std::vector<base::Word>& wanted) const;
-  [[nodiscard]] std::string package_file(const Package& package) const;
 
   base::Context& context_;
   Origin origin_;

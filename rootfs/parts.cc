@@ -105,20 +105,22 @@ File parse_file(base::TomlTable& in, const std::string& directory) {
   return file;
 }
 
+bool valid_package(std::string_view text) {
+  size_t end = text.find_first_of("=/");
+  std::string_view name = text.substr(0, end);
+  bool good = name.size() >= 2 && only(name, std::string(kLowerDigits) + "+.-") &&
+              only(name.substr(0, 1), kLowerDigits) && !name.ends_with('-');
+  return good &&
+         (end == std::string_view::npos ||
+          only(text.substr(end + 1), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-~:"));
+}
+
 void check_packages(const base::TomlTable& in, const std::vector<base::Word>& packages) {
-  for (const auto& [text, line] : packages) {
-    size_t equals = text.find_first_of("=/");
-    std::string_view name = std::string_view(text).substr(0, equals);
-    bool good = name.size() >= 2 && only(name, std::string(kLowerDigits) + "+.-") &&
-                only(name.substr(0, 1), kLowerDigits) && !name.ends_with('-');
-    if (equals != std::string::npos)
-      good = good && only(text.substr(equals + 1),
-                          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-~:");
-    if (!good)
+  for (const auto& [text, line] : packages)
+    if (!valid_package(text))
       throw in.conflict(
           line,
           std::format("packages: expected a package's name, NAME=VERSION or NAME/SUITE, found \"{}\"", text));
-  }
 }
 
 }  // namespace rootfs

@@ -52,6 +52,7 @@ std::string parse_suite(base::TomlTable& in);
 Mirror parse_mirror(base::TomlTable& in, const std::string& directory);
 File parse_file(base::TomlTable& in, const std::string& directory);
 /// A package's name, NAME=VERSION, or NAME/SUITE.
+bool valid_package(std::string_view text);
 void check_packages(const base::TomlTable& in, const std::vector<base::Word>& packages);
 
 }  // namespace rootfs

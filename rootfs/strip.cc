@@ -63,17 +63,6 @@ const std::vector<std::string> kDocumentation = {"/usr/share/doc/",       "/usr/
 const std::vector<std::string> kLocales = {"/usr/share/locale/*", "/usr/share/i18n/locales/*"};
 const std::vector<std::string> kCaches = {"/var/cache/man/*", "/var/cache/fontconfig/*", "/var/cache/ucf/*"};
 
-/// Licences have to stay with what they cover.
-bool must_stay(const std::string& path) {
-  return path == "/usr/share/locale/locale.alias" ||
-         ::fnmatch("/usr/share/doc/*/copyright*", path.c_str(), FNM_PATHNAME) == 0;
-}
-
-bool matches(const std::string& pattern, const std::string& path, bool directory) {
-  if (!pattern.ends_with('/')) return ::fnmatch(pattern.c_str(), path.c_str(), FNM_PATHNAME) == 0;
-  return !directory && path.starts_with(pattern);
-}
-
 /// Everything in the tree, as "/path" and whether it is a directory; parents first.
 template <class Visit>
 void walk(const std::string& root, Visit&& visit) {
@@ -110,6 +99,25 @@ void remove_empty_documentation(const std::string& root) {
 
 }  // namespace
 
+const StripPlaces& strip_places() {
+  static const StripPlaces places = {.documentation = kDocumentation,
+                                     .locales = kLocales,
+                                     .caches = kCaches,
+                                     .never_shared = kNeverShared,
+                                     .builders_traces = kBuildersTraces};
+  return places;
+}
+
+bool must_stay(const std::string& path) {
+  return path == "/usr/share/locale/locale.alias" ||
+         ::fnmatch("/usr/share/doc/*/copyright*", path.c_str(), FNM_PATHNAME) == 0;
+}
+
+bool matches_pattern(const std::string& pattern, const std::string& path, bool directory) {
+  if (!pattern.ends_with('/')) return ::fnmatch(pattern.c_str(), path.c_str(), FNM_PATHNAME) == 0;
+  return !directory && path.starts_with(pattern);
+}
+
 std::vector<std::string> dpkg_excludes(const Strip& strip) {
   std::vector<std::string> options;
   auto exclude = [&](const std::vector<std::string>& patterns) {
@@ -127,7 +135,7 @@ void remove_matching(const std::string& root, const std::vector<std::string>& pa
   std::vector<std::string> found;
   walk(root, [&](const std::string& path, bool directory) {
     bool match = std::ranges::any_of(
-        patterns, [&](const std::string& pattern) { return matches(pattern, path, directory); });
+        patterns, [&](const std::string& pattern) { return matches_pattern(pattern, path, directory); });
     if (match && !must_stay(path)) found.push_back(root + path);
     return !match;
   });

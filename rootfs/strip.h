@@ -17,6 +17,15 @@ void remove_builders_traces(const std::string& root);
 /// times in them, lock files) or must not be shared by two boxes (machine id, host keys).
 void strip_tree(const std::string& root, const Strip& strip);
 
+/// What Strip's words mean, and what never stays: patterns, as remove_matching() takes them.
+struct StripPlaces {
+  std::vector<std::string> documentation, locales, caches, never_shared, builders_traces;
+};
+const StripPlaces& strip_places();
+/// Licences, and what programs cannot do without, stay wherever they stand.
+bool must_stay(const std::string& path);
+bool matches_pattern(const std::string& pattern, const std::string& path, bool directory);
+
 /// Removes what matches one of the patterns. A pattern is an absolute path in which * and ? do
 /// not match a slash; with a slash at its end it means all files below, directories stay.
 /// Symlinks are not followed, mounts not entered.

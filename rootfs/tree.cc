@@ -107,6 +107,8 @@ void Tree::place(const std::string& definition, const File& file) const {
   });
 }
 
+bool Tree::has(const std::string& path) const { return static_cast<bool>(open_in(fd_.get(), path, O_PATH)); }
+
 std::vector<std::string> Tree::isolated(std::vector<std::string> argv, int64_t clock,
                                         const std::vector<std::string>& unshare_options) {
   std::vector<std::string> command = {

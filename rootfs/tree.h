@@ -22,6 +22,9 @@ class Tree {
   /// there; its directories are made.
   void place(const std::string& definition, const File& file) const;
 
+  /// Something is there, at the end of all symlinks.
+  [[nodiscard]] bool has(const std::string& path) const;
+
   /// Runs argv with the tree mounted for it (proc, sys, a small dev) and nothing else of this
   /// machine: no network, own processes, own environment. `inside`: with the tree as its root.
   /// Everything it started ends with it, and with us. Any exit status is returned.

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json_object.h"
 
 namespace templates {
 namespace {
@@ -23,68 +24,13 @@ bool all_of(std::string_view text, std::string_view allowed) {
   return text.find_first_not_of(allowed) == std::string_view::npos;
 }
 
-/// Reads one JSON object, and says which key is wrong.
-class Reader {
- public:
-  Reader(const json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) throw bad("", "an object");
-  }
-
-  std::string text(const std::string& key, size_t most = 4096) const {
-    const json& value = at(key);
-    if (!value.is_string()) throw bad(key, "a text");
-    auto text = value.get<std::string>();
-    if (text.size() > most || text.contains('\0')) throw bad(key, "a shorter text without zero bytes");
-    return text;
-  }
-
-  uint64_t number(const std::string& key, uint64_t most) const {
-    const json& value = at(key);
-    if (!value.is_number_unsigned() || value.get<uint64_t>() > most)
-      throw bad(key, std::format("a whole number up to {}", most));
-    return value.get<uint64_t>();
-  }
-
-  /// False when the key is not there: manifests from before it have none.
-  bool flag_if_there(const std::string& key) const {
-    auto found = object_.find(key);
-    if (found == object_.end()) return false;
-    if (!found->is_boolean()) throw bad(key, "true or false");
-    return found->get<bool>();
-  }
-
-  const json& list(const std::string& key, size_t most) const {
-    const json& value = at(key);
-    if (!value.is_array() || value.size() > most)
-      throw bad(key, std::format("a list of at most {} entries", most));
-    return value;
-  }
-
-  const json& at(const std::string& key) const {
-    auto found = object_.find(key);
-    if (found == object_.end()) throw bad(key, "it to be there");
-    return *found;
-  }
-
-  base::Error bad(const std::string& key, const std::string& expected) const {
-    std::string name = where_ + (where_.empty() || key.empty() ? "" : ".") + key;
-    return base::error("the manifest is malformed: {}: expected {}", name.empty() ? "document" : name,
-                       expected);
-  }
-
- private:
-  const json& object_;
-  std::string where_;
-};
-
-Start parse_start(const Reader& in) {
+Start parse_start(const base::JsonObject& in) {
   Start start;
   for (const json& word : in.list("init", 256)) {
     if (!word.is_string() || word.get<std::string>().contains('\0')) throw in.bad("init", "texts");
     start.init.push_back(word);
   }
-  const json& env = in.at("env");
-  if (!env.is_object() || env.size() > 256) throw in.bad("env", "an object");
+  const json& env = in.map("env", 256);
   for (const auto& [name, value] : env.items()) {
     if (!value.is_string()) throw in.bad("env." + name, "a text");
     start.env[name] = value;
@@ -97,13 +43,13 @@ Start parse_start(const Reader& in) {
   return start;
 }
 
-Layer parse_layer(const Reader& in) {
+Layer parse_layer(const base::JsonObject& in) {
   Layer layer = {.digest = in.text("digest"), .bytes = in.number("bytes", kMostBytes)};
   if (!valid_digest(layer.digest)) throw in.bad("digest", "sha256: and 64 hex digits");
   return layer;
 }
 
-Package parse_package(const Reader& in) {
+Package parse_package(const base::JsonObject& in) {
   return {.name = in.text("name", 256),
           .version = in.text("version", 256),
           .architecture = in.text("architecture", 64)};
@@ -163,10 +109,8 @@ bool Manifest::same_content(const Manifest& other) const {
 }
 
 Manifest Manifest::parse(std::string_view text) {
-  if (text.size() > kMostText) throw base::error("the manifest is malformed: it is larger than 8 MiB");
-  json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) throw base::error("the manifest is malformed: it is not JSON");
-  Reader in(document, "");
+  json document = base::parse_json(text, "the manifest", kMostText);
+  base::JsonObject in(document, "the manifest");
   if (std::string format = in.text("format"); format != kFormat)
     throw base::error("the manifest has the format {}, not {}", json(format).dump(), kFormat)
         .hint("a newer drover made it: update this one");
@@ -181,7 +125,7 @@ Manifest Manifest::parse(std::string_view text) {
                        .layers = {},
                        .packages = {},
                        .tree_bytes = in.number("tree_bytes", kMostBytes),
-                       .start = parse_start(Reader(in.at("box"), "box"))};
+                       .start = parse_start(in.object("box"))};
   if (!valid_name(manifest.name)) throw in.bad("name", "a template's name");
   if (!valid_version(manifest.version)) throw in.bad("version", "YYYYMMDDnn");
   if (!manifest.base.empty() && !valid_reference(manifest.base))
@@ -189,12 +133,12 @@ Manifest Manifest::parse(std::string_view text) {
   if (!valid_digest(manifest.fingerprint)) throw in.bad("fingerprint", "sha256: and 64 hex digits");
   std::set<std::string> seen;
   for (const json& layer : in.list("layers", kMostLayers)) {
-    manifest.layers.push_back(parse_layer(Reader(layer, "layers")));
+    manifest.layers.push_back(parse_layer(in.entry("layers", layer)));
     if (!seen.insert(manifest.layers.back().digest).second) throw in.bad("layers", "each layer once");
   }
   if (manifest.layers.empty()) throw in.bad("layers", "at least one");
   for (const json& package : in.list("packages", kMostPackages))
-    manifest.packages.push_back(parse_package(Reader(package, "packages")));
+    manifest.packages.push_back(parse_package(in.entry("packages", package)));
   return manifest;
 }
 

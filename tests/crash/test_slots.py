@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import re
 import subprocess
 
@@ -17,10 +18,22 @@ def run(*argv):
     return checked(subprocess.run([str(word) for word in argv], text=True, capture_output=True, timeout=60))
 
 
-def recorded(path, directory, event):
+def by_model(path, event):
+    return ["slot_model", "event", path, *event.split()]
+
+
+def by_node(path, event):
+    """What a node runs for it; the loader's events are the model's."""
+    if event.startswith("boot"):
+        return by_model(path, event)
+    return ["drover-node", "--run-dir", path.parent / "run", "slot", *event.split(), "--slot-state", path]
+
+
+def recorded(path, directory, command):
     """Does one event, and returns what it has written as (offset, bytes); anything but writes in place, then onto disk, fails."""
     trace = directory / "trace"
-    run("strace", "-f", "-y", "-xx", "-s", 4096, "-e", WRITES, "-o", trace, "slot_model", "event", path, *event.split())
+    # Only what touches the file: a command of a node also has locks and talk.
+    run("strace", "-f", "-y", "-xx", "-s", 4096, "-P", path, "-e", WRITES, "-o", trace, *command)
     calls = re.findall(r"(\w+)\((.*)\) += (-?\d+)", trace.read_text())
     writes = []
     for call, arguments, result in calls[:-1]:
@@ -52,11 +65,16 @@ def installed(tmp_path, request):
     raise AssertionError("no such state")
 
 
-def test_every_prefix_has_a_slot_that_boots(installed, tmp_path):
-    count = itertools.count()
-    for event in UPDATE:
+@pytest.mark.parametrize("by", [by_model, by_node])
+def test_every_prefix_has_a_slot_that_boots(installed, tmp_path, by):
+    count, events = itertools.count(), UPDATE
+    if by is by_node:  # which writes nothing where nothing changes: b is bad already
+        before, events = installed.read_bytes(), UPDATE[1:]
+        run(*by(installed, UPDATE[0]))
+        assert installed.read_bytes() == before
+    for event in events:
         before = installed.read_bytes()
-        writes = recorded(installed, tmp_path, event)
+        writes = recorded(installed, tmp_path, by(installed, event))
         assert [(offset, len(data)) for offset, data in writes] == [(0, SECTOR)], event
         disks = list(torn(before, writes))
         assert disks[-1] == installed.read_bytes() != before, event
@@ -66,4 +84,34 @@ def test_every_prefix_has_a_slot_that_boots(installed, tmp_path):
         slots = run("slot_model", "judge", *cut).stdout.split()  # a disk that cannot be read is a failure
         assert not event.startswith("boot") or slots[0] == event[-1], (event, slots)
         assert len(slots) == len(disks) and set(slots) <= {"a", "b"}, (event, slots)
-    assert next(count) == 2 * len(UPDATE)
+    assert next(count) == 2 * len(events)
+
+
+def confirm(path, slot):
+    """This machine is not healthy as a node: its root is not verified."""
+    child = subprocess.run(["drover-node", "--json", "--run-dir", path.parent / "run", "confirm", "--no-reboot", "--slot", slot,
+                            "--slot-state", path, "--health", path.parent / "none"], text=True, capture_output=True, timeout=60)
+    assert child.returncode == 1, child
+    return json.loads(child.stdout)
+
+
+def test_an_unhealthy_trial_goes_back_in_one_write(installed, tmp_path):
+    for event in ("activate b", "boot b"):
+        run(*by_model(installed, event))
+    before = installed.read_bytes()
+    command = ["drover-node", "--run-dir", tmp_path / "run", "confirm", "--no-reboot", "--slot", "b", "--slot-state", installed,
+               "--health", tmp_path / "none"]
+    trace = tmp_path / "trace"
+    child = subprocess.run([str(word) for word in ["strace", "-f", "-y", "-P", installed, "-e", WRITES, "-o", trace, *command]],
+                           text=True, capture_output=True, timeout=60)
+    assert child.returncode == 1 and "slot b is not healthy, and marked bad" in child.stdout, child
+    assert re.findall(r"(pwrite64|fdatasync|write|rename)\(", trace.read_text()) == ["pwrite64", "fdatasync"]
+    assert len(installed.read_bytes()) == len(before) == SECTOR
+    assert run("slot_model", "judge", installed).stdout.split() == ["a"]
+
+
+def test_without_a_way_back_an_unhealthy_slot_stays(installed):
+    before = installed.read_bytes()
+    said = confirm(installed, "a")
+    assert said["confirmed"] is said["marked_bad"] is said["reboots"] is False, said
+    assert installed.read_bytes() == before

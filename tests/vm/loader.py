@@ -1,4 +1,4 @@
-"""A disk with GRUB and nothing to boot, under QEMU: says what the loader decides, and what it writes."""
+"""Disks with GRUB and nothing else to boot, under QEMU: they say what the loader decides, and what it writes."""
 
 import fcntl
 import os
@@ -41,12 +41,67 @@ def install():
                                    env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}))
 
 
-class Disk:
+class Machine:
+    """The raw disk `path`, with an ESP at sector `esp_start`, and a machine that boots it."""
+
+    def __init__(self, path, esp_start):
+        self.path = path
+        self.esp = f"{path}@@{esp_start * SECTOR}"
+
+    def put(self, path, content):
+        parent = self.path.parent
+        (parent / "part").write_bytes(content)
+        missing = []
+        folder = os.path.dirname(path)
+        while folder and subprocess.run(["mdir", "-i", self.esp, f"::{folder}"], capture_output=True, timeout=60).returncode:
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for folder in reversed(missing):
+            run("mmd", "-i", self.esp, f"::{folder}")
+        run("mcopy", "-o", "-i", self.esp, parent / "part", f"::{path}")
+
+    def get(self, path):
+        run("mcopy", "-n", "-o", "-i", self.esp, f"::{path}", self.path.parent / "got")
+        return (self.path.parent / "got").read_bytes()
+
+    def writes(self):
+        """What the last round has written to the disk: (sector, how many), in order."""
+        return [(int(sector), int(count)) for sector, count in
+                re.findall(r"virtio_blk_handle_write .*sector (\d+) nsectors (\d+)", (self.path.parent / "writes").read_text())]
+
+    def boot(self, name, firmware, seconds, *, until=None, drive="", machine=""):
+        """One round of the machine: until it resets, or has said `until`. What its serial line said."""
+        CONSOLES.mkdir(parents=True, exist_ok=True)
+        console = CONSOLES / f"loader-{name}-{firmware}-console.log"
+        argv = ["qemu-system-x86_64", "-machine", f"q35{machine}", "-accel", "tcg", "-cpu", "qemu64", "-m", "256", "-nodefaults", "-no-reboot",
+                "-display", "none", "-serial", "stdio", "-drive", f"file={self.path},format=raw,if=virtio,cache=writethrough{drive}"]
+        argv += ["-trace", "virtio_blk_handle_write", "-D", f"{self.path.parent}/writes"]
+        if firmware == "ovmf":
+            shutil.copy(f"{OVMF}/OVMF_VARS_4M.fd", self.path.parent / "vars.fd")
+            argv += ["-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.fd",
+                     "-drive", f"if=pflash,format=raw,file={self.path.parent}/vars.fd"]
+        said = b""
+        process = subprocess.Popen(["timeout", "--signal=KILL", str(seconds), *argv], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            while data := process.stdout.read1(65536):
+                said += data
+                if until and until in said:
+                    return said.decode(errors="replace")
+        finally:
+            process.terminate()  # timeout(1) hands it on
+            process.wait()
+            process.stdout.close()
+            console.write_bytes(said)
+        assert process.returncode == 0 and not until, f"QEMU ended with {process.returncode}; {console}:\n{said[-1500:]!r}"
+        return said.decode(errors="replace")
+
+
+class Disk(Machine):
     """`files` (path: bytes) on an ESP, and GRUB in front of it and in it, for BIOS and UEFI."""
 
     def __init__(self, directory, files, modules=()):
-        self.path = directory / "disk.raw"
-        self.esp = f"{self.path}@@{ESP_START * SECTOR}"
+        super().__init__(directory / "disk.raw", ESP_START)
         self.path.write_bytes(self._partition_table())
         os.truncate(self.path, (ESP_START + ESP_SECTORS) * SECTOR)
         run("mformat", "-i", self.esp, "-T", ESP_SECTORS, "-h", 255, "-s", 63, "-H", ESP_START, "::")
@@ -73,54 +128,6 @@ class Disk:
         with open(self.path, "r+b") as file:
             file.seek(offset)
             file.write(data)
-
-    def put(self, path, content):
-        parent = self.path.parent
-        (parent / "part").write_bytes(content)
-        missing = []
-        folder = os.path.dirname(path)
-        while folder and subprocess.run(["mdir", "-i", self.esp, f"::{folder}"], capture_output=True, timeout=60).returncode:
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for folder in reversed(missing):
-            run("mmd", "-i", self.esp, f"::{folder}")
-        run("mcopy", "-o", "-i", self.esp, parent / "part", f"::{path}")
-
-    def get(self, path):
-        run("mcopy", "-n", "-o", "-i", self.esp, f"::{path}", self.path.parent / "got")
-        return (self.path.parent / "got").read_bytes()
-
-    def writes(self):
-        """What the last round has written to the disk: (sector, how many), in order."""
-        return [(int(sector), int(count)) for sector, count in
-                re.findall(r"virtio_blk_handle_write .*sector (\d+) nsectors (\d+)", (self.path.parent / "writes").read_text())]
-
-    def boot(self, name, firmware, seconds, *, until=None, drive=""):
-        """One round of the machine: until it resets, or has said `until`. What its serial line said."""
-        CONSOLES.mkdir(parents=True, exist_ok=True)
-        console = CONSOLES / f"loader-{name}-{firmware}-console.log"
-        argv = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64", "-m", "256", "-nodefaults", "-no-reboot",
-                "-display", "none", "-serial", "stdio", "-drive", f"file={self.path},format=raw,if=virtio,cache=writethrough{drive}"]
-        argv += ["-trace", "virtio_blk_handle_write", "-D", f"{self.path.parent}/writes"]
-        if firmware == "ovmf":
-            shutil.copy(f"{OVMF}/OVMF_VARS_4M.fd", self.path.parent / "vars.fd")
-            argv += ["-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.fd",
-                     "-drive", f"if=pflash,format=raw,file={self.path.parent}/vars.fd"]
-        said = b""
-        machine = subprocess.Popen(["timeout", "--signal=KILL", str(seconds), *argv], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        try:
-            while data := machine.stdout.read1(65536):
-                said += data
-                if until and until in said:
-                    return said.decode(errors="replace")
-        finally:
-            machine.terminate()  # timeout(1) hands it on
-            machine.wait()
-            machine.stdout.close()
-            console.write_bytes(said)
-        assert machine.returncode == 0 and not until, f"QEMU ended with {machine.returncode}; {console}:\n{said[-1500:]!r}"
-        return said.decode(errors="replace")
 
 
 @pytest.fixture(scope="session")

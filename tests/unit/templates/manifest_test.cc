@@ -117,7 +117,7 @@ TEST(Manifest, ControlGroupsNeedNotBeThere) {
 TEST(Manifest, OtherTextsAreRefused) {
   for (const char* text : {"", "{", "[]", "null", "7", "{\"format\": \"drover-template-1\"", "\xff\xfe"})
     EXPECT_TRUE(thrown([&] { Manifest::parse(text); }).contains("the manifest is malformed")) << text;
-  EXPECT_TRUE(thrown([] { Manifest::parse(std::string(9 << 20, ' ')); }).contains("larger than 8 MiB"));
+  EXPECT_TRUE(thrown([] { Manifest::parse(std::string(9 << 20, ' ')); }).contains("larger than 8.0 MiB"));
   EXPECT_TRUE(thrown([] { Manifest::parse(std::string(1 << 20, '[')); }).contains("not JSON"));
 }
 

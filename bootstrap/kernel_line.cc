@@ -1,0 +1,65 @@
+#include "bootstrap/kernel_line.h"
+
+#include <charconv>
+#include <optional>
+
+#include "base/error.h"
+
+namespace bootstrap {
+namespace {
+
+constexpr std::string_view kSpace = " \t\n";
+constexpr uint64_t kBlock = 4096;
+
+/// The value of the last word NAME=VALUE.
+std::optional<std::string_view> value_of(std::string_view line, std::string_view name) {
+  std::optional<std::string_view> value;
+  for (size_t begin = line.find_first_not_of(kSpace); begin != std::string_view::npos;) {
+    size_t end = std::min(line.find_first_of(kSpace, begin), line.size());
+    std::string_view word = line.substr(begin, end - begin);
+    if (word.starts_with(name) && word.substr(name.size()).starts_with('='))
+      value = word.substr(name.size() + 1);
+    begin = line.find_first_not_of(kSpace, end);
+  }
+  return value;
+}
+
+std::string_view needed(std::string_view line, std::string_view name, std::string_view expected) {
+  auto value = value_of(line, name);
+  if (!value) throw base::error("the kernel's command line has no {}=: expected {}", name, expected);
+  return *value;
+}
+
+base::Error wrong(std::string_view name, std::string_view expected, std::string_view found) {
+  return base::error("{}= on the kernel's command line: expected {}, found \"{}\"", name, expected, found);
+}
+
+}  // namespace
+
+KernelLine parse_kernel_line(std::string_view line) {
+  KernelLine facts;
+  constexpr std::string_view kSlot = "a or b";
+  std::string_view slot = needed(line, "drover.slot", kSlot);
+  if (slot == image::name(image::Slot::kB))
+    facts.slot = image::Slot::kB;
+  else if (slot != image::name(image::Slot::kA))
+    throw wrong("drover.slot", kSlot, slot);
+
+  constexpr std::string_view kHash = "64 hexadecimal digits";
+  facts.root_hash = needed(line, "drover.root", kHash);
+  if (facts.root_hash.size() != 64 ||
+      facts.root_hash.find_first_not_of("0123456789abcdef") != std::string::npos)
+    throw wrong("drover.root", kHash, facts.root_hash);
+
+  constexpr std::string_view kOffset = "bytes, a multiple of 4096";
+  std::string_view offset = needed(line, "drover.hash-offset", kOffset);
+  auto [end, error] = std::from_chars(offset.data(), offset.data() + offset.size(), facts.hash_offset);
+  if (error != std::errc() || end != offset.data() + offset.size() || facts.hash_offset == 0 ||
+      facts.hash_offset % kBlock != 0)
+    throw wrong("drover.hash-offset", kOffset, offset);
+  return facts;
+}
+
+bool booted_from_slot(std::string_view line) { return value_of(line, "drover.slot").has_value(); }
+
+}  // namespace bootstrap

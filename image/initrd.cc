@@ -1,0 +1,105 @@
+#include "image/initrd.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "base/error.h"
+#include "base/fd.h"
+
+namespace image {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kTrailer = "TRAILER!!!";
+
+/// A cpio archive in memory. Owner root, time 0, inodes by order: nothing in it is of this machine.
+class Archive {
+ public:
+  void add(const std::string& path, unsigned mode, const std::string& content) {
+    std::string name = path.substr(path.starts_with('/') ? 1 : 0);
+    bytes_ += std::format(
+        "070701{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}", ++inode_,
+        mode, 0, 0, S_ISDIR(mode) ? 2 : 1, 0, content.size(), 0, 0, 0, 0, name.size() + 1, 0);
+    bytes_ += name + '\0';
+    pad();
+    bytes_ += content;
+    pad();
+  }
+  std::string finish() {
+    inode_ = 0xffffffff;  // the trailer's is 0
+    add(std::string(kTrailer), 0, "");
+    bytes_.resize((bytes_.size() + 511) / 512 * 512);
+    return std::move(bytes_);
+  }
+
+ private:
+  void pad() { bytes_.resize((bytes_.size() + 3) / 4 * 4); }
+  std::string bytes_;
+  uint32_t inode_ = 0;
+};
+
+/// What the archive shall hold, under the paths in it; a directory is added before what is in it.
+class Content {
+ public:
+  void file(const std::string& path, const std::string& content, unsigned mode) {
+    directories(fs::path(path).parent_path());
+    entries_[path] = {S_IFREG | mode, content};
+  }
+  void directories(const fs::path& path) {
+    if (path.empty() || path == "/" || entries_.contains(path)) return;
+    directories(path.parent_path());
+    entries_[path] = {S_IFDIR | 0755, ""};
+  }
+  [[nodiscard]] std::string archive() const {
+    Archive archive;
+    for (const auto& [path, entry] : entries_) archive.add(path, entry.first, entry.second);
+    return archive.finish();
+  }
+
+ private:
+  std::map<std::string, std::pair<unsigned, std::string>> entries_;
+};
+
+/// A module without its own compression, which would keep the archive's from working.
+std::string unpacked_module(base::Context& context, const std::string& path, const std::string& work) {
+  std::string copy = work + "/module";
+  if (path.ends_with(".xz"))
+    context.runner.run({.argv = {"sh", "-c", "exec xz --decompress --stdout \"$0\" >\"$1\"", path, copy}});
+  else if (path.ends_with(".zst"))
+    context.runner.run({.argv = {"zstd", "--decompress", "--quiet", "--force", "-o", copy, path}});
+  else
+    return base::read_file(path);
+  return base::read_file(copy);
+}
+
+}  // namespace
+
+void make_initrd(base::Context& context, const InitrdParts& parts, const std::string& work,
+                 const std::string& file) {
+  Content content;
+  for (const char* directory : {"/dev", "/proc", "/run", "/sys", "/sysroot", "/tmp"})
+    content.directories(directory);
+  content.file("/init", base::read_file(parts.init), 0755);
+  std::string list;
+  for (const std::string& module : parts.modules) {
+    std::string path = parts.module_directory + "/" + module;
+    path = path.substr(0, path.rfind(".ko") + 3);
+    content.file(path, unpacked_module(context, parts.root + parts.module_directory + "/" + module, work),
+                 0644);
+    list += path + "\n";
+  }
+  content.file("/lib/drover-modules", list, 0644);
+  std::string plain = work + "/initrd";
+  base::write_file(plain, content.archive());
+  // Early in the boot the kernel unpacks xz only with these checks, and a dictionary of what it can allocate.
+  context.runner.run(
+      {.argv = {"xz", "--check=crc32", "--threads=1", "--lzma2=preset=9e,dict=16MiB", "--force", plain},
+       .timeout = std::chrono::minutes(10)});
+  fs::rename(plain + ".xz", file);
+}
+
+}  // namespace image

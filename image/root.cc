@@ -1,0 +1,220 @@
+#include "image/root.h"
+
+#include <nlohmann/json.hpp>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/hash.h"
+#include "base/text.h"
+#include "rootfs/strip.h"
+#include "rootfs/tree.h"
+
+namespace image {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr auto kInstallTimeout = std::chrono::minutes(60);
+/// Grows when the same packages shall give another root than before.
+constexpr std::string_view kRootFormat = "1";
+
+/// A tar of a tree keeps owners, modes, times, extended attributes and devices, and unpacks at the disk's
+/// speed.
+std::vector<std::string> tar_options() {
+  return {"--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner"};
+}
+
+std::string root_key(const rootfs::Apt& apt, const std::vector<rootfs::Package>& packages,
+                     const std::string& suite) {
+  std::string text(kRootFormat);
+  text += " " + suite;
+  for (const rootfs::Package& package : packages)
+    text += std::format("\n{} {} {}", package.name, package.version,
+                        base::sha256_file_hex(apt.package_file(package)));
+  return base::sha256_hex(text);
+}
+
+void bootstrap(base::Context& context, const rootfs::Apt& apt, const std::vector<rootfs::Package>& packages,
+               const std::string& suite, int64_t clock, const std::string& tree) {
+  base::Phase phase(context.progress, "install packages");
+  apt.seed(tree, packages, /*lists=*/true);
+  std::string include;
+  for (const rootfs::Package& package : packages)
+    include += std::format("{}{}={}", include.empty() ? "" : ",", package.name, package.version);
+  std::vector<std::string> argv = {"mmdebstrap", "--mode=root", "--format=directory", "--variant=essential",
+                                   // Lists and packages lie there already.
+                                   "--skip=update,download/empty,check/empty,check/qemu",
+                                   "--aptopt=APT::Install-Recommends \"false\"",
+                                   "--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"};
+  // What is not unpacked need not be stripped. Licences stay.
+  for (const std::string& option : rootfs::dpkg_excludes({})) argv.push_back("--dpkgopt=" + option);
+  argv.push_back("--include=" + include);
+  argv.insert(argv.end(), {suite, tree});
+  argv.insert(argv.end(), apt.sources().begin(), apt.sources().end());
+  base::Result result = context.runner.run_any(
+      {.argv = rootfs::Tree::isolated(std::move(argv), clock), .timeout = kInstallTimeout});
+  if (result.status != 0)
+    throw base::error(
+        "mmdebstrap cannot make the root: {}{}",
+        rootfs::apt_sentence(result.err, "it ended with status " + std::to_string(result.status)),
+        base::last_lines(result.err));
+}
+
+void install_local(base::Context& context, const std::vector<std::string>& local_packages, int64_t clock,
+                   const std::string& tree) {
+  if (local_packages.empty()) return;
+  base::Phase phase(context.progress, "install own packages", local_packages.size());
+  std::vector<std::string> argv = {"dpkg", "--root=" + tree, "--force-unsafe-io", "--force-script-chrootless",
+                                   "--install"};
+  argv.insert(argv.end(), local_packages.begin(), local_packages.end());
+  base::Result result = rootfs::Tree(tree).run(context, std::move(argv), clock, /*inside=*/false);
+  if (result.status != 0)
+    throw base::error(
+        "the package {} cannot be installed: {}{}", local_packages.front(),
+        rootfs::apt_sentence(result.err, "dpkg ended with status " + std::to_string(result.status)),
+        base::last_lines(result.err))
+        .hint("what it depends on has to stand in the definition's packages");
+}
+
+void append(const std::string& path, const std::string& line) {
+  base::write_file(path, base::read_file_if_exists(path).value_or("") + line + "\n");
+}
+
+std::string users_line(const std::string& file, const std::string& name) {
+  for (const std::string& line : base::lines_of(base::read_file_if_exists(file).value_or("")))
+    if (line.starts_with(name + ":")) return line;
+  return "";
+}
+
+unsigned free_id(const std::string& passwd) {
+  unsigned id = 1000;
+  for (const std::string& line : base::lines_of(base::read_file(passwd))) {
+    size_t second = line.find(':', line.find(':') + 1);
+    unsigned used = static_cast<unsigned>(std::atoi(line.c_str() + second + 1));
+    if (used >= id && used < 60000) id = used + 1;
+  }
+  return id;
+}
+
+void join_group(const Definition& definition, const Definition::User& user, const std::string& group,
+                const std::string& file) {
+  std::string text, line = users_line(file, group);
+  if (line.empty())
+    throw base::error("{}: user {}: the image has no group {}", definition.at(user.line), user.name, group)
+        .hint("name a group that a package makes");
+  for (const std::string& old : base::lines_of(base::read_file(file)))
+    text += old + (old != line ? "" : (old.ends_with(':') ? "" : ",") + user.name) + "\n";
+  base::write_file(file, text);
+}
+
+/// A user without a password: an SSH key is the only way in. The home directory is made at each boot, as
+/// /home is a part of the read-only root.
+void place_user(const Definition& definition, const Definition::User& user, const std::string& tree) {
+  std::string passwd = tree + "/etc/passwd", shadow = tree + "/etc/shadow", group = tree + "/etc/group";
+  if (users_line(passwd, user.name).empty()) {
+    unsigned id = user.uid.value_or(free_id(passwd));
+    append(passwd, std::format("{0}:x:{1}:{1}::/home/{0}:{2}", user.name, id, user.shell));
+    append(group, std::format("{}:x:{}:", user.name, id));
+    append(shadow, std::format("{}:*:::::::", user.name));
+    append(tree + "/usr/lib/tmpfiles.d/drover-users.conf",
+           std::format("d /home/{0} 0700 {0} {0}", user.name));
+  }
+  for (const std::string& name : user.groups) join_group(definition, user, name, group);
+  if (user.ssh_keys.empty()) return;
+  std::string keys;
+  for (const std::string& key : user.ssh_keys) keys += key + "\n";
+  base::make_directories(tree + "/etc/ssh/authorized_keys.d");
+  base::write_file(tree + "/etc/ssh/authorized_keys.d/" + user.name, keys);
+}
+
+}  // namespace
+
+void install_root(base::Context& context, const rootfs::Apt& apt,
+                  const std::vector<rootfs::Package>& packages,
+                  const std::vector<std::string>& local_packages, const std::string& suite, int64_t clock,
+                  const std::string& cache_dir, const std::string& tree) {
+  std::string roots = cache_dir + "/image/roots";
+  std::string cached = roots + "/" + root_key(apt, packages, suite) + ".tar";
+  if (base::exists(cached)) {
+    base::Phase phase(context.progress, "unpack packages");
+    std::vector<std::string> argv = {"tar", "--extract", "--file=" + cached, "--directory=" + tree};
+    for (const std::string& option : tar_options()) argv.push_back(option);
+    context.runner.run({.argv = argv, .timeout = kInstallTimeout});
+  } else {
+    bootstrap(context, apt, packages, suite, clock, tree);
+    base::Phase phase(context.progress, "keep for the next build");
+    base::make_directories(roots);
+    std::vector<std::string> argv = {"tar", "--create", "--file=" + cached + ".part", "--directory=" + tree};
+    for (const std::string& option : tar_options()) argv.push_back(option);
+    argv.emplace_back(".");
+    context.runner.run({.argv = argv, .timeout = kInstallTimeout});
+    fs::rename(cached + ".part", cached);
+  }
+  install_local(context, local_packages, clock, tree);
+}
+
+Installed installed_in(const std::string& tree) {
+  Installed installed;
+  std::string dpkg = tree + "/var/lib/dpkg";
+  Package package;
+  auto flush = [&] {
+    if (!package.name.empty()) installed.packages.push_back(package);
+    package = {};
+  };
+  for (const std::string& line : base::lines_of(base::read_file(dpkg + "/status"))) {
+    auto value = [&](std::string_view key) { return line.starts_with(key) ? line.substr(key.size()) : ""; };
+    if (line.empty()) flush();
+    if (auto name = value("Package: "); !name.empty())
+      package = {.name = name, .version = "", .architecture = "", .source = name};
+    if (auto version = value("Version: "); !version.empty()) package.version = version;
+    if (auto architecture = value("Architecture: "); !architecture.empty())
+      package.architecture = architecture;
+    if (auto source = value("Source: "); !source.empty()) package.source = source.substr(0, source.find(' '));
+  }
+  flush();
+  std::ranges::sort(installed.packages, {},
+                    [](const Package& p) { return std::pair(p.name, p.architecture); });
+  for (const auto& entry : fs::directory_iterator(dpkg + "/info")) {
+    if (entry.path().extension() != ".list") continue;
+    std::string name = entry.path().stem();
+    name = name.substr(0, name.find(':'));
+    for (const std::string& file : base::lines_of(base::read_file(entry.path())))
+      installed.owner[file] = name;
+  }
+  return installed;
+}
+
+void place_definition(const Definition& definition, const std::string& version, const std::string& tree) {
+  rootfs::Tree root(tree);
+  for (const Definition::User& user : definition.users) place_user(definition, user, tree);
+  base::make_directories(tree + "/etc/drover");
+  json health = json::array();
+  for (const Definition::Health& check : definition.health)
+    health.push_back({{"name", check.name}, {"command", check.command}, {"seconds", check.seconds}});
+  base::write_file(tree + "/etc/drover/health.json", health.dump(1) + "\n");
+  json image = {{"name", definition.name}, {"version", version}};
+  base::write_file(tree + "/etc/drover/image.json", image.dump(1) + "\n");
+  // systemd asks for one at the first boot, and never for a file that is there.
+  base::write_file(tree + "/etc/machine-id", "");
+  base::write_file(tree + "/etc/fstab", "");
+  for (const rootfs::File& file : definition.files) root.place(definition.file, file);
+}
+
+std::string kernel_version_of(const std::string& tree) {
+  std::vector<std::string> versions;
+  std::error_code missing;
+  for (const auto& entry : fs::directory_iterator(tree + "/usr/lib/modules", missing))
+    if (base::exists(tree + "/boot/vmlinuz-" + entry.path().filename().string()))
+      versions.push_back(entry.path().filename());
+  if (versions.size() != 1)
+    throw base::error("expected one kernel among the packages of the image, found {}", versions.size())
+        .hint("[kernel] package names it, such as linux-image-cloud-amd64");
+  return versions[0];
+}
+
+}  // namespace image
