@@ -34,7 +34,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Grows when the same definition and packages shall give another image than before.
-constexpr std::string_view kBuildFormat = "2";
+constexpr std::string_view kBuildFormat = "3";
 constexpr std::string_view kInit = "/usr/lib/drover/drover-init";
 /// What of the builder's decides bytes of an image.
 const std::vector<std::string> kTools = {"erofs-utils", "mtools",      "e2fsprogs",   "xfsprogs",

@@ -31,8 +31,10 @@ const std::vector<std::string> kPackageManager = {
     "/usr/bin/apt*",
     "/usr/bin/deb*",
     "/usr/bin/dpkg*",
+    "/usr/bin/sqv",
     "/usr/lib/apt",
     "/usr/lib/dpkg",
+    "/usr/lib/drover",  // is in the initrd
     "/usr/lib/initramfs-tools",
     "/usr/lib/klibc*",
     "/usr/lib/systemd/system/apt-daily*",
