@@ -24,6 +24,9 @@ base::Keys keys_of(const Call& call, const std::string& directory) {
   return base::Keys(directory.empty() ? call.context.state_dir + "/keys" : directory);
 }
 
+/// Of --node-memory in MiB; 0: not said.
+std::optional<uint64_t> bytes_of(uint64_t mib) { return mib == 0 ? std::nullopt : std::optional(mib << 20); }
+
 struct VerifyArguments {
   std::string directory, keys;
 };
@@ -48,7 +51,7 @@ void verify(const Call& call, const VerifyArguments& arguments) {
 
 struct DeltaArguments {
   std::string old_dir, new_dir, out, keys;
-  image::DeltaOptions options;
+  uint64_t node_memory = 0;
 };
 
 double percent(uint64_t part, uint64_t whole) {
@@ -58,7 +61,7 @@ double percent(uint64_t part, uint64_t whole) {
 void delta(const Call& call, const DeltaArguments& arguments) {
   image::DeltaReport report =
       image::make_delta(call.context, arguments.old_dir, arguments.new_dir, keys_of(call, arguments.keys),
-                        arguments.out, arguments.options);
+                        arguments.out, {.node_memory = bytes_of(arguments.node_memory)});
   json parts = json::array();
   std::vector<std::vector<std::string>> rows;
   for (const image::DeltaReport::Of& part : report.parts) {
@@ -83,12 +86,12 @@ void delta(const Call& call, const DeltaArguments& arguments) {
 
 struct ApplyArguments {
   std::string delta, old_dir, out, keys;
-  std::optional<uint64_t> node_memory;
+  uint64_t node_memory = 0;
 };
 
 void apply(const Call& call, const ApplyArguments& arguments) {
   image::Manifest made = image::apply_delta(call.context, arguments.delta, arguments.old_dir, arguments.out,
-                                            keys_of(call, arguments.keys), arguments.node_memory);
+                                            keys_of(call, arguments.keys), bytes_of(arguments.node_memory));
   if (call.json)
     print_json(
         {{"image", made.reference()}, {"directory", arguments.out}, {"root_hash", made.root.root_hash}});
@@ -96,12 +99,11 @@ void apply(const Call& call, const ApplyArguments& arguments) {
     print(std::format("{}: {}, root hash {}\n", arguments.out, made.reference(), made.root.root_hash));
 }
 
-template <class Value>
-void add_node_memory(CLI::App& command, Value& value) {
+void add_node_memory(CLI::App& command, uint64_t& value) {
   command
       .add_option("--node-memory", value,
-                  "what a node has for applying it, such as 512M; without it, what the old image says")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
+                  "MiB that a node has for applying it; without it, what the old image says")
+      ->check(CLI::Range(1, 1 << 20));
 }
 
 void add_keys(CLI::App& command, std::string& keys) {
@@ -125,7 +127,7 @@ void add_image_commands(Commands& commands) {
       ->required();
   delta_command.add_option("NEW", delta_arguments->new_dir, "the one that they are to get")->required();
   delta_command.add_option("-o,--out", delta_arguments->out, "the file to write")->required();
-  add_node_memory(delta_command, delta_arguments->options.node_memory);
+  add_node_memory(delta_command, delta_arguments->node_memory);
   add_keys(delta_command, delta_arguments->keys);
 
   auto apply_arguments = std::make_shared<ApplyArguments>();

@@ -192,7 +192,9 @@ void take_step(const DeltaOp& op, Unpacker& frame, Sources& sources, size_t sour
 }  // namespace
 
 Delta::Delta(std::string file, const base::Keys& keys) : file_(std::move(file)) {
-  fd_ = base::open(file_, O_RDONLY | O_NONBLOCK);
+  std::optional<base::Fd> fd = base::open_if_exists(file_, O_RDONLY | O_NONBLOCK);
+  if (!fd) throw base::error("there is no delta {}", file_).hint("`drover image delta` makes one");
+  fd_ = std::move(*fd);
   base::in_context("reading " + file_, [&] {
     uint64_t at = 0, bytes = size_of(fd_.get(), file_);
     auto read = [&](uint64_t size) {

@@ -17,12 +17,12 @@ namespace image {
 constexpr size_t kPiece = 256 << 10;
 
 base::Fd open_part(const std::string& directory, std::string_view name) {
-  base::Fd top = base::open(directory, O_PATH | O_DIRECTORY);
+  constexpr const char* kHint = "an image directory is what `drover image build` makes";
+  std::optional<base::Fd> top = base::open_if_exists(directory, O_PATH | O_DIRECTORY);
+  if (!top) throw base::error("there is no directory {}", directory).hint(kHint);
   // A pipe must not make us wait for its writer.
-  std::optional<base::Fd> fd = base::open_beneath(top.get(), std::string(name), O_RDONLY | O_NONBLOCK);
-  if (!fd)
-    throw base::error("{} has no {}", directory, name)
-        .hint("an image directory is what `drover image build` makes");
+  std::optional<base::Fd> fd = base::open_beneath(top->get(), std::string(name), O_RDONLY | O_NONBLOCK);
+  if (!fd) throw base::error("{} has no {}", directory, name).hint(kHint);
   struct stat status;
   if (::fstat(fd->get(), &status) != 0) throw base::sys_error("cannot look at {}/{}", directory, name);
   if (!S_ISREG(status.st_mode)) throw base::error("{}/{} is not a regular file", directory, name);

@@ -16,7 +16,7 @@ from boxes import Boxes
 HERE = Path(__file__).parent
 PROTOCOL = int(re.search(r"kProtocol = (\d+)", (HERE.parents[1] / "migrate/preflight.h").read_text())[1])
 
-HELP = ["drover --help", "drover-node --help", "drover-node box --help", "drover-node template --help",
+HELP = ["drover --help", "drover image --help", "drover-node --help", "drover-node box --help", "drover-node template --help",
         "drover template --help"]
 
 USAGE = """
@@ -28,6 +28,12 @@ drover template frobnicate
 drover template build
 drover template build --frobnicate x.toml
 drover template build no-such-file.toml
+drover image
+drover image verify
+drover image verify no-such-directory
+drover image delta old new
+drover image delta old new -o x --node-memory much
+drover image apply no-such-file --old old -o new
 drover-node
 drover-node frobnicate
 drover-node box
