@@ -232,7 +232,7 @@ def test_errors_name_the_line_and_change_nothing(with_base, define):
          "    ls: cannot access '/nowhere'", "without a network"),
         (head + 'commands = ["ping -c1 -W1 1.1.1.1"]', "Network is unreachable", "without a network"),
         (head + 'commands = ["touch /srv/x; chown 70000 /srv/x"]', "/srv/x belongs to 70000:0", "commands"),
-        (head + '[[file]]\npath = "/x"\ncontent = ""\nowner = "redis"', "t.toml:3: file /x: the template has no redis",
+        (head + '[[file]]\npath = "/x"\ncontent = ""\nowner = "redis"', "t.toml:3: file /x: the tree has no redis",
          "a number"),
     ]
     for text, says, hint in cases:
