@@ -29,6 +29,11 @@ def run(*argv):
                                   timeout=60))
 
 
+def choices(said):
+    """What the loader has said that it starts, round by round."""
+    return re.findall(r"drover: (a|b|rescue)\r?\n", said)
+
+
 def install():
     """Here and not in ci/packages.txt, as ci/vm does with QEMU."""
     if all(shutil.which(program) for program in PROGRAMS) and os.path.exists(OVMF) and \

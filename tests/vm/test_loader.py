@@ -1,9 +1,7 @@
 """GRUB itself, with the grub.cfg of a node: it chooses and counts as the model does, and writes one sector only."""
 
-import re
-
 import pytest
-from loader import SECTOR, Disk, model  # noqa: F401: a fixture
+from loader import SECTOR, Disk, choices, model  # noqa: F401: a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(180)]
 
@@ -15,10 +13,6 @@ ENDING = ["reboot", "sleep"]
 def changed_sectors(before, after):
     assert len(before) == len(after)
     return {k // SECTOR for k in range(0, len(before), SECTOR) if before[k:k + SECTOR] != after[k:k + SECTOR]}
-
-
-def choices(said):
-    return re.findall(r"drover: (a|b|rescue)\r?\n", said)
 
 
 @pytest.mark.parametrize("firmware", FIRMWARES)

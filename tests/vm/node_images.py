@@ -1,0 +1,154 @@
+"""A host image as users build it, and machines that boot its disk: with a console that is read, and ssh into it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import loader
+import pytest
+from conftest import ROOT, checked, no_time_limit, until
+
+PROGRAMS = ROOT / "build" / os.environ.get("DROVER_PRESET", "dev")
+DISK_BYTES = 2 << 30
+MEMORY_MIB = 1024
+# Seconds that a boot may take until it is confirmed, on two cores without KVM that other tests use as well.
+BOOT_S = {"seabios": 150, "ovmf": 200}
+CONFIRMED = "is healthy, and confirmed"
+
+
+def run(*argv, seconds=60, **options):
+    return checked(subprocess.run([str(word) for word in argv], text=True, capture_output=True, stdin=subprocess.DEVNULL,
+                                  timeout=seconds, **options)).stdout
+
+
+class Image:
+    """node-vm with a key for root, built in `directory`. `at(part)` is a part's path."""
+
+    def __init__(self, directory):
+        self.directory = directory / "node-vm"
+        self.key = directory / "key"
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
+        definitions = directory / "definitions"
+        shutil.copytree(ROOT / "image/definitions", definitions)
+        with open(definitions / "node-vm.toml", "a") as file:
+            file.write(f'\n[[user]]\nname = "root"\nssh_keys = ["{self.key.with_suffix(".pub").read_text().strip()}"]\n')
+        run("cpack", "-G", "DEB", cwd=PROGRAMS, seconds=300)
+        self.state = directory / "state"
+        run("drover", "--state-dir", self.state, "image", "build", definitions / "node-vm.toml", "-o", self.directory, seconds=1200)
+
+    def at(self, part):
+        return self.directory / part
+
+
+class Node(loader.Machine):
+    """A machine of its own disk, which may be on and off several times. Its console is kept in build/PRESET/results."""
+
+    def __init__(self, image, directory, name, firmware="seabios"):
+        self.image, self.directory, self.name, self.firmware = image, directory, name, firmware
+        path = directory / "disk.img"
+        run("cp", "--sparse=always", image.at("disk.img"), path)
+        os.truncate(path, DISK_BYTES)
+        super().__init__(path, self.start_of("drover-esp"))
+        self.said = ""  # in this round
+        self.log = None  # a file for the writes to its disk, as dm-log-writes has them
+        self._process = None
+        self._rounds = 0
+
+    def start_of(self, partition):
+        """In sectors."""
+        for line in run("sfdisk", "--dump", self.path if hasattr(self, "path") else self.directory / "disk.img").splitlines():
+            if f'name="{partition}"' in line:
+                return int(line.split("start=")[1].split(",")[0])
+        raise AssertionError(f"no partition {partition}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.off()
+
+    def on(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        disk = f"driver=raw,node-name=disk,file.driver=file,file.filename={self.path}"
+        argv = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64", "-smp", "2",
+                "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
+                "-device", "virtio-rng-pci", "-device", "virtio-blk-pci,drive=" + ("logged" if self.log else "disk"), "-blockdev", disk,
+                "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22",
+                "-device", "virtio-net-pci,netdev=net,romfile="]
+        if self.log:
+            self.log.touch()
+            argv += ["-blockdev", f"driver=file,node-name=log,filename={self.log}",
+                     "-blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log,log-append="
+                     + ("on" if self.log.stat().st_size else "off")]
+        if self.firmware == "ovmf":
+            variables = self.directory / "vars.fd"
+            if not variables.exists():
+                shutil.copy(f"{loader.OVMF}/OVMF_VARS_4M.fd", variables)
+            argv += ["-drive", f"if=pflash,format=raw,readonly=on,file={loader.OVMF}/OVMF_CODE_4M.fd",
+                     "-drive", f"if=pflash,format=raw,file={variables}"]
+        self.said = ""
+        self._rounds += 1
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        loader.CONSOLES.mkdir(parents=True, exist_ok=True)
+        with open(loader.CONSOLES / f"node-{self.name}-{self.firmware}-{self._rounds}-console.log", "wb") as console:
+            while data := self._process.stdout.read1(65536):
+                console.write(data)
+                console.flush()
+                self.said += data.decode(errors="replace")
+
+    def off(self):
+        """The power is cut."""
+        if self._process:
+            self._process.kill()
+            self._ended()
+
+    def _ended(self):
+        self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        self._process = None
+
+    def sees(self, text, seconds=None):
+        """Waits until the console has said it."""
+        end = time.monotonic() + (seconds or BOOT_S[self.firmware])
+        while text not in self.said:
+            if self._process.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"{self.name}: {text!r} is not on the console; its end is:\n{self.said[-2000:]}")
+            time.sleep(0.05)
+
+    def resets(self, seconds=None):
+        """Waits until the machine has started again by itself: QEMU ends there."""
+        try:
+            self._process.wait(seconds or BOOT_S[self.firmware])
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{self.name}: the machine does not start again; the console's end is:\n{self.said[-2000:]}")
+        assert self._process.returncode == 0, self.said[-2000:]
+        self._ended()
+
+    def ssh(self, command, seconds=60, check=True):
+        argv = ["ssh", "-i", self.image.key, "-p", self._port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+                "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20", "-o", "BatchMode=yes", "root@127.0.0.1", command]
+        result = subprocess.run(list(map(str, argv)), text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
+        return checked(result).stdout if check else result
+
+    def power_down(self):
+        """As an operator does it."""
+        self.ssh("systemctl poweroff", check=False)
+        self.resets()
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    loader.install()
+    with no_time_limit():
+        return Image(tmp_path_factory.mktemp("image"))

@@ -1,0 +1,86 @@
+"""A host image that users build, on a machine's disk: it boots to a healthy node, and a slot that is broken gives way to the other one."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from loader import choices
+from node_images import BOOT_S, CONFIRMED, Node, image, run  # noqa: F401: a fixture
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(600)]
+
+# What a node does today with the parts of an image to fill its slot b; an update over the network is to do it.
+FILL_B = """set -e
+drover-node slot mark-bad b
+dd if=/dev/disk/by-partlabel/drover-root-a of=/dev/disk/by-partlabel/drover-root-b bs=1M conv=fsync status=none
+cp /boot/efi/drover/a/* /boot/efi/drover/b/
+sync -f /boot/efi
+drover-node slot activate b
+"""
+
+
+def status(node):
+    return json.loads(node.ssh("drover-node --json status"))
+
+
+def flip_a_bit(node, partition, path):
+    """Of what that file of the root holds."""
+    listed = run("dump.erofs", f"--path={path}", "-e", node.image.at("root.img"))
+    extent = re.search(r"^\s*\d+:\s+\d+\.\.\s*\d+ \|\s+\d+ :\s+(\d+)\.\.", listed, re.MULTILINE)
+    offset = node.start_of(partition) * 512 + int(extent.group(1)) + 100
+    with open(node.path, "r+b") as disk:
+        disk.seek(offset)
+        byte = disk.read(1)
+        disk.seek(offset)
+        disk.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.parametrize("firmware", BOOT_S)
+def test_it_boots_to_a_login_and_is_healthy(image, tmp_path, firmware):  # noqa: F811
+    with Node(image, tmp_path, "login", firmware) as node:
+        node.on()
+        node.sees(f"slot a {CONFIRMED}")
+        node.sees("login:")
+        seen = status(node)
+        manifest = json.loads(Path(image.at("manifest.json")).read_text())
+        assert seen["healthy"] and seen["slot"] == "a" and seen["root"] == {"state": "verified", "hash": manifest["root"]["root_hash"]}
+        assert seen["image"] == {"name": "node-vm", "version": manifest["version"]}
+        assert all(check["good"] for check in seen["checks"])
+        assert seen["data"]["bytes"] > 1 << 30  # has grown to its disk
+        assert node.ssh("systemctl is-system-running").strip() == "running"
+        assert node.ssh("systemctl --failed --quiet") == ""
+        node.power_down()
+
+
+def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_path):  # noqa: F811
+    with Node(image, tmp_path, "flipped") as node:
+        node.on()
+        node.sees(f"slot a {CONFIRMED}")
+        node.ssh(FILL_B, seconds=120)
+        node.power_down()
+        node.on()
+        node.sees(f"slot b {CONFIRMED}")
+        assert choices(node.said) == ["b"] and status(node)["healthy"]
+        # An update of slot a, and while the power is off a bit of it goes wrong.
+        node.ssh("drover-node slot mark-bad a && drover-node slot activate a --tries 2")
+        node.power_down()
+        flip_a_bit(node, "drover-root-a", "/usr/lib/systemd/systemd")
+        for _ in range(2):
+            node.on()
+            node.resets()
+            assert choices(node.said) == ["a"] and "corrupted" in node.said, node.said[-2000:]
+        node.on()
+        node.sees(f"slot b {CONFIRMED}")
+        assert choices(node.said) == ["b"] and status(node)["healthy"]
+        assert [slot["tries"] for slot in status(node)["slots"]] == [0, 3]
+        node.power_down()
+        # Both are bad.
+        flip_a_bit(node, "drover-root-b", "/usr/lib/systemd/systemd")
+        for _ in range(3):
+            node.on()
+            node.resets()
+            assert choices(node.said) == ["b"]
+        node.on()
+        node.sees("drover: rescue")
+        node.sees("iPXE initialising devices")
