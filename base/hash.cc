@@ -1,31 +1,50 @@
 #include "base/hash.h"
 
 #include <fcntl.h>
+#include <openssl/evp.h>
 #include <sodium.h>
 
 #include <array>
 #include <vector>
 
+#include "base/error.h"
 #include "base/fd.h"
 
 namespace base {
 
+namespace {
+
+/// Looked up once: for short data that would take longer than the hash.
+const EVP_MD* sha256_method() {
+  static const std::unique_ptr<EVP_MD, decltype(&EVP_MD_free)> method(
+      EVP_MD_fetch(nullptr, "SHA256", nullptr), &EVP_MD_free);
+  if (!method) throw error("libcrypto has no SHA-256");
+  return method.get();
+}
+
+void require(int done) {
+  if (done != 1) throw error("libcrypto cannot make a SHA-256");
+}
+
+}  // namespace
+
 struct Sha256::State {
-  crypto_hash_sha256_state sodium;
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
 };
 
-Sha256::Sha256() : state_(std::make_unique<State>()) { crypto_hash_sha256_init(&state_->sodium); }
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  require(EVP_DigestInit_ex2(state_->context.get(), sha256_method(), nullptr));
+}
 Sha256::~Sha256() = default;
 
 void Sha256::add(std::span<const std::byte> data) {
-  crypto_hash_sha256_update(&state_->sodium, reinterpret_cast<const unsigned char*>(data.data()),
-                            data.size());
+  require(EVP_DigestUpdate(state_->context.get(), data.data(), data.size()));
 }
 
 Sha256::Digest Sha256::digest() {
   Digest digest;
-  static_assert(sizeof digest == crypto_hash_sha256_BYTES);
-  crypto_hash_sha256_final(&state_->sodium, reinterpret_cast<unsigned char*>(digest.data()));
+  require(
+      EVP_DigestFinal_ex(state_->context.get(), reinterpret_cast<unsigned char*>(digest.data()), nullptr));
   return digest;
 }
 

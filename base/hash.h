@@ -10,7 +10,7 @@
 
 namespace base {
 
-/// SHA-256 (libsodium), given piece by piece.
+/// SHA-256 (libcrypto, which has the processors' instructions for it), given piece by piece.
 class Sha256 {
  public:
   using Digest = std::array<std::byte, 32>;

@@ -152,14 +152,23 @@ std::vector<base::Word> parse_patterns(TomlTable& in, const std::string& key) {
   return patterns;
 }
 
-Definition::Strip parse_strip(TomlTable& in) {
+void add_patterns(TomlTable& in, Definition::Strip& strip) {
+  std::ranges::copy(parse_patterns(in, "keep"), std::back_inserter(strip.keep));
+  std::ranges::copy(parse_patterns(in, "drop"), std::back_inserter(strip.drop));
+  in.finish();
+}
+
+Definition::Strip parse_strip(TomlTable& in, const std::string& directory) {
   Definition::Strip strip;
   strip.documentation = in.flag("documentation").value_or(true);
   strip.locales = in.flag("locales").value_or(true);
   strip.caches = in.flag("caches").value_or(true);
-  strip.keep = parse_patterns(in, "keep");
-  strip.drop = parse_patterns(in, "drop");
-  in.finish();
+  if (auto from = in.text("from")) {
+    std::string path = std::filesystem::path(directory) / *from;
+    TomlTable shared = TomlTable::parse(rootfs::read_beside(in, "from", path), path);
+    add_patterns(shared, strip);
+  }
+  add_patterns(in, strip);
   return strip;
 }
 
@@ -324,7 +333,7 @@ Definition parse_top(TomlTable& in, const std::string& file, const std::string& 
     definition.keys = std::filesystem::absolute(std::filesystem::path(directory) / *keys).lexically_normal();
   if (auto mirror = in.table("mirror")) definition.mirror = rootfs::parse_mirror(*mirror, directory);
   if (auto kernel = in.table("kernel")) definition.kernel = parse_kernel(*kernel);
-  if (auto strip = in.table("strip")) definition.strip = parse_strip(*strip);
+  if (auto strip = in.table("strip")) definition.strip = parse_strip(*strip, directory);
   if (auto root = in.table("root")) definition.root = parse_root(*root);
   if (auto slots = in.table("slots")) definition.slots = parse_slots(*slots);
   if (auto data = in.table("data")) definition.data = parse_data(*data, definition.packages);

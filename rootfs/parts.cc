@@ -33,14 +33,13 @@ void parse_owner(base::TomlTable& in, File& file) {
     throw in.wrong("owner", "USER or USER:GROUP, names or numbers up to 65535", '"' + *owner + '"');
 }
 
-std::string read_source(base::TomlTable& in, const std::string& source, const std::string& directory) {
-  std::string path = std::filesystem::path(directory) / source;
+}  // namespace
+
+std::string read_beside(base::TomlTable& in, const std::string& key, const std::string& path) {
   auto content = base::read_file_if_exists(path, kMostSource);
-  if (!content) throw in.wrong("source", "a file beside the definition", "no file " + path);
+  if (!content) throw in.wrong(key, "a file beside the definition", "no file " + path);
   return *content;
 }
-
-}  // namespace
 
 bool only(std::string_view text, std::string_view allowed) {
   return !text.empty() && text.find_first_not_of(allowed) == std::string_view::npos;
@@ -93,7 +92,7 @@ File parse_file(base::TomlTable& in, const std::string& directory) {
                                              "and directory, found {}",
                                              file.path, given == 0 ? "none" : std::to_string(given)));
   if (content) file.content = *content;
-  if (source) file.content = read_source(in, *source, directory);
+  if (source) file.content = read_beside(in, "source", std::filesystem::path(directory) / *source);
   if (symlink) {
     file.kind = File::Kind::kSymlink;
     file.content = *symlink;

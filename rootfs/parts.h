@@ -51,6 +51,8 @@ bool clean_absolute_path(const std::string& path);
 std::string parse_suite(base::TomlTable& in);
 Mirror parse_mirror(base::TomlTable& in, const std::string& directory);
 File parse_file(base::TomlTable& in, const std::string& directory);
+/// The file that `key` names.
+std::string read_beside(base::TomlTable& in, const std::string& key, const std::string& path);
 /// A package's name, NAME=VERSION, or NAME/SUITE.
 bool valid_package(std::string_view text);
 void check_packages(const base::TomlTable& in, const std::vector<base::Word>& packages);

@@ -233,7 +233,7 @@ TEST(ShippedDefinitions, AreGood) {
   EXPECT_FALSE(vm.health.empty());
 }
 
-/// They have most in common, and it stands in both.
+/// They have most in common; what is stripped stands in a file of its own.
 TEST(ShippedDefinitions, DifferInHardwareAlone) {
   Definition metal = read_definition("image/definitions/node-metal.toml");
   Definition vm = read_definition("image/definitions/node-vm.toml");
