@@ -85,6 +85,12 @@ Verdict judge(const base::Context& context, const Slots& slots, bool good) {
   }
   Verdict verdict = Verdict::kMarkedBad;
   change_slots(context, slots.state_file, [&](const image::SlotState& state) {
+    // A rack's switches may be slower to start than its nodes, which is no reason for all of them to go back. A
+    // confirmed slot that stays unhealthy uses up its tries, boot by boot.
+    if (state.at(slot).health == image::Health::kConfirmed) {
+      verdict = Verdict::kProven;
+      return state;
+    }
     const image::SlotHealth& back = state.at(image::other(slot));
     // Without a way back an unhealthy node is better than none.
     if (back.health == image::Health::kConfirmed && back.bootable()) return state.mark_bad(slot);

@@ -43,6 +43,7 @@ enum class Verdict {
   kConfirmed,  ///< healthy, and the sector says so
   kMarkedBad,  ///< not healthy: the other slot boots next
   kKept,       ///< not healthy, and no other slot is confirmed and boots: this one stays
+  kProven,     ///< not healthy, but it was in an earlier boot: this one stays
 };
 /// What the node says about its slot after the checks.
 Verdict judge(const base::Context& context, const Slots& slots, bool good);

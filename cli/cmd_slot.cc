@@ -128,6 +128,8 @@ void confirm(const Call& call, const Options& options) {
       confirmed ? "slot " + slot + " is healthy, and confirmed"
       : verdict == bootstrap::Verdict::kMarkedBad
           ? "slot " + slot + " is not healthy, and marked bad: the other slot boots next"
+      : verdict == bootstrap::Verdict::kProven
+          ? "slot " + slot + " is not healthy, and stays: it was healthy in an earlier boot"
           : "slot " + slot + " is not healthy, and stays: no other slot is confirmed and boots";
   if (call.json) {
     print_json({{"slot", slot},

@@ -141,13 +141,13 @@ def middle_of_the_copy(node, log, events):
 # The events, in order: the loader counts a, a is confirmed, b activated, counted, confirmed, a marked bad.
 @pytest.mark.parametrize("cut, slot", [(middle_of_the_copy, "a"), (lambda _, log, events: (events[2] + 1, 0), "b"),
                                        (lambda _, log, events: (events[5] + 1, 0), "b")], ids=["copied", "activated", "marked-bad"])
-def test_a_cut_disk_boots(updated, image, tmp_path, cut, slot):  # noqa: F811
+def test_a_cut_disk_boots(updated, image, tmp_path, request, cut, slot):  # noqa: F811
     """A sample of them, to the end: with what Linux makes of its file systems, too."""
     node, log = updated
     events = state_writes(node, log)
     assert len(events) == 6
     whole, sectors = cut(node, log, events)
-    with Node(image, tmp_path, f"cut-{slot}") as machine:
+    with Node(image, tmp_path, f"cut-{request.node.callspec.id}") as machine:
         with open(machine.path, "r+b") as disk:
             for offset, data in [*log[:whole], *((offset, data[:sectors * SECTOR]) for offset, data in log[whole:whole + 1])]:
                 disk.seek(offset)

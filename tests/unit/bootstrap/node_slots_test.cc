@@ -50,6 +50,13 @@ TEST_F(NodeSlots, AnUnhealthyTrialGoesBack) {
   EXPECT_EQ(image::boot(read()).slot, Slot::kA);
 }
 
+TEST_F(NodeSlots, AnUnhealthySlotThatWasHealthyOnceStays) {
+  SlotState both = updated_.confirm(Slot::kB);
+  write(both);
+  EXPECT_EQ(judged(Slot::kB, false), Verdict::kProven);
+  EXPECT_EQ(read(), both);
+}
+
 TEST_F(NodeSlots, WithoutAWayBackItStays) {
   write(installed_);
   EXPECT_EQ(judged(Slot::kA, false), Verdict::kKept);
