@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
+#include "image/build.h"
 #include "image/delta.h"
 #include "image/manifest.h"
 #include "image/verify.h"
@@ -28,13 +29,17 @@ base::Keys keys_of(const Call& call, const std::string& directory) {
 std::optional<uint64_t> bytes_of(uint64_t mib) { return mib == 0 ? std::nullopt : std::optional(mib << 20); }
 
 struct VerifyArguments {
-  std::string directory, keys;
+  std::string directory, keys, cache_dir = image::BuildOptions().cache_dir;
+  bool parts_only = false;
 };
 
 void verify(const Call& call, const VerifyArguments& arguments) {
   image::Manifest manifest = image::read_image(arguments.directory, keys_of(call, arguments.keys));
-  // What else looks at an image adds its verdicts here.
   std::vector<image::Verdict> verdicts = image::verify_parts(call.context, arguments.directory, manifest);
+  if (!arguments.parts_only)
+    std::ranges::copy(
+        image::verify_disk(call.context, arguments.directory, manifest, verdicts, arguments.cache_dir),
+        std::back_inserter(verdicts));
   json documents = json::array();
   std::vector<std::vector<std::string>> rows;
   for (const image::Verdict& verdict : verdicts) {
@@ -115,10 +120,16 @@ void add_keys(CLI::App& command, std::string& keys) {
 void add_image_commands(Commands& commands) {
   add_image_build_commands(commands);
   auto verify_arguments = std::make_shared<VerifyArguments>();
-  CLI::App& verify_command = commands.add("verify", "Check an image's signature and every byte of its parts",
-                                          [=](const Call& call) { verify(call, *verify_arguments); });
+  CLI::App& verify_command =
+      commands.add("verify", "Check an image's signature, every byte of its parts, and its disk",
+                   [=](const Call& call) { verify(call, *verify_arguments); });
   verify_command.add_option("DIR", verify_arguments->directory, "the image directory")->required();
   add_keys(verify_command, verify_arguments->keys);
+  verify_command.add_flag("--parts-only", verify_arguments->parts_only,
+                          "do not look into disk.img: it takes half a minute without KVM");
+  verify_command
+      .add_option("--cache-dir", verify_arguments->cache_dir, "where it is kept whether KVM works here")
+      ->capture_default_str();
 
   auto delta_arguments = std::make_shared<DeltaArguments>();
   CLI::App& delta_command = commands.add("delta", "Write down how one image becomes another",

@@ -357,6 +357,9 @@ class Build {
     manifest.drover_version = std::string(options_.drover_version);
     manifest.root = root_;
     manifest.slot_bytes = layout_.slot_bytes;
+    manifest.disk = {.esp_bytes = layout_.esp_bytes,
+                     .data_bytes = layout_.data_bytes,
+                     .data_file_system = layout_.data_file_system};
     manifest.packages = installed_;
     manifest.inputs = inputs_;
     base::write_file(part("sbom.spdx.json"), render_sbom(manifest));

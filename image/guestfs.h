@@ -1,5 +1,7 @@
 #pragma once
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/context.h"
@@ -25,8 +27,12 @@ struct DiskFacts {
   uint64_t hash_offset = 0;  ///< where in the root image its verity superblock stands
 };
 
-/// Looks at a disk and writes nothing. Each verdict is there always, in the same order; one whose turn did
-/// not come, as another problem is in its way, says so. Throws only when the disk cannot be looked at.
+/// The names of inspect_disk()'s verdicts.
+std::span<const std::string_view> disk_looks();
+
+/// Looks at a disk and writes nothing. Each verdict is there always, in the order of disk_looks(); one whose
+/// turn did not come, as another problem is in its way, says so. Throws only when the disk cannot be looked
+/// at.
 std::vector<Verdict> inspect_disk(base::Context& context, const std::string& disk, const DiskFacts& facts,
                                   const std::string& cache_dir);
 

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <functional>
 
@@ -16,6 +17,11 @@ namespace {
 
 constexpr const char* kDisk = "/dev/sda";
 constexpr const char* kRootDevice = "/dev/mapper/drover-root";
+
+constexpr std::string_view kTable = "partition table", kBios = "loader for BIOS", kEsp = "ESP",
+                           kLoader = "loader and kernels", kSlots = "slot state", kRoot = "root A",
+                           kVerity = "root A under verity", kData = "data";
+constexpr auto kLooks = std::to_array({kTable, kBios, kEsp, kLoader, kSlots, kRoot, kVerity, kData});
 
 /// What a look has found wrong. Not an Error: that is a look that failed.
 struct Problem {
@@ -49,25 +55,25 @@ class Inspection {
         appliance_(context, cache_dir, {{.path = disk_}}) {}
 
   std::vector<Verdict> run() {
-    look("partition table", [&] { table(); });
+    look(kTable, [&] { table(); });
     bool known = verdicts_.back().problem.empty();
-    look("loader for BIOS", [&] { bios(); }, known);
-    look("ESP", [&] { esp(); }, known);
+    look(kBios, [&] { bios(); }, known);
+    look(kEsp, [&] { esp(); }, known);
     known = known && verdicts_.back().problem.empty();
-    look("loader and kernels", [&] { loader(); }, known);
-    look("slot state", [&] { slots(); }, known);
+    look(kLoader, [&] { loader(); }, known);
+    look(kSlots, [&] { slots(); }, known);
     known = verdicts_.front().problem.empty();
-    look("root A", [&] { root(); }, known);
-    look("root A under verity", [&] { verity(); }, known);
-    look("data", [&] { data(); }, known);
+    look(kRoot, [&] { root(); }, known);
+    look(kVerity, [&] { verity(); }, known);
+    look(kData, [&] { data(); }, known);
     return verdicts_;
   }
 
  private:
   /// Whatever is wrong in one look, the next ones have their turn.
-  void look(const std::string& name, const std::function<void()>& body, bool possible = true) {
+  void look(std::string_view name, const std::function<void()>& body, bool possible = true) {
     base::Phase phase(context_.progress, name);
-    Verdict verdict = {.name = name, .problem = {}, .hint = {}};
+    Verdict verdict = {.name = std::string(name), .problem = {}, .hint = {}};
     if (!possible) verdict.problem = "not looked at, as another problem is in the way";
     try {
       if (possible) body();
@@ -217,6 +223,8 @@ class Inspection {
 };
 
 }  // namespace
+
+std::span<const std::string_view> disk_looks() { return kLooks; }
 
 std::vector<Verdict> inspect_disk(base::Context& context, const std::string& disk, const DiskFacts& facts,
                                   const std::string& cache_dir) {

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/json_object.h"
 #include "base/progress.h"
+#include "image/disk.h"
 #include "image/part_file.h"
 #include "image/verity.h"
 
@@ -117,6 +118,12 @@ Root parse_root(const base::JsonObject& in) {
   return root;
 }
 
+DiskSizes parse_disk(const base::JsonObject& in) {
+  return {.esp_bytes = in.number("esp_bytes", kMostBytes),
+          .data_bytes = in.number("data_bytes", kMostBytes),
+          .data_file_system = in.text("data_file_system", kMostWord)};
+}
+
 Package parse_package(const base::JsonObject& in) {
   return {.name = word(in, "name", kLowers, "+.-"),
           .version = word(in, "version", kLetters, ".+-~:"),
@@ -154,8 +161,12 @@ void check(const Manifest& manifest, const base::JsonObject& in) {
   uint64_t bytes = manifest.root.data_bytes + verity_bytes(manifest.root.data_bytes);
   if (root.bytes != bytes)
     throw in.bad("parts", std::format("root.img to have {} bytes: data_bytes and their hash area", bytes));
-  if (manifest.slot_bytes < root.bytes || manifest.slot_bytes % kVerityBlock != 0)
-    throw in.bad("slot_bytes", std::format("a multiple of {} that root.img fits into", kVerityBlock));
+  if (manifest.slot_bytes < root.bytes) throw in.bad("slot_bytes", "what root.img fits into");
+  try {
+    plan_partitions(manifest.layout());
+  } catch (const base::Error& error) {
+    throw in.bad("disk", "what a disk can have, but " + error.message());
+  }
 }
 
 json root_json(const Root& root) {
@@ -165,9 +176,24 @@ json root_json(const Root& root) {
           {"uuid", root.uuid}};
 }
 
+json disk_json(const DiskSizes& disk) {
+  return {{"esp_bytes", disk.esp_bytes},
+          {"data_bytes", disk.data_bytes},
+          {"data_file_system", disk.data_file_system}};
+}
+
 }  // namespace
 
 std::span<const PartKind> part_kinds() { return kParts; }
+
+DiskLayout Manifest::layout() const {
+  return {.slot_bytes = slot_bytes,
+          .esp_bytes = disk.esp_bytes,
+          .data_bytes = disk.data_bytes,
+          .data_file_system = disk.data_file_system,
+          .seed = definition_hash,
+          .clock = clock};
+}
 
 const Part* Manifest::find(std::string_view part) const {
   auto found = std::ranges::find(parts, part, &Part::name);
@@ -196,6 +222,7 @@ Manifest Manifest::parse(std::string_view text) {
                        .parts = parse_parts(in),
                        .root = parse_root(in.object("root")),
                        .slot_bytes = in.number("slot_bytes", kMostBytes),
+                       .disk = parse_disk(in.object("disk")),
                        .packages = parse_packages(in),
                        .inputs = parse_inputs(in),
                        .node_memory = in.number("node_memory", kMostBytes)};
@@ -230,6 +257,7 @@ std::string Manifest::render() const {
                    {"parts", parts_json},
                    {"root", root_json(root)},
                    {"slot_bytes", slot_bytes},
+                   {"disk", disk_json(disk)},
                    {"packages", packages_json},
                    {"inputs", json(inputs)},
                    {"node_memory", node_memory}};

@@ -10,6 +10,8 @@
 
 namespace image {
 
+struct DiskLayout;
+
 constexpr std::string_view kManifestFile = "manifest.json";
 constexpr std::string_view kSignatureFile = "manifest.json.minisig";
 
@@ -39,6 +41,14 @@ struct Root {
   bool operator==(const Root&) const = default;
 };
 
+/// How a disk of the image is laid out, besides its slots and what derives from the definition hash.
+struct DiskSizes {
+  uint64_t esp_bytes = 0;   ///< in whole MiB, as `data_bytes`
+  uint64_t data_bytes = 0;  ///< on a new disk: it grows on a node's first boot
+  std::string data_file_system;
+  bool operator==(const DiskSizes&) const = default;
+};
+
 struct Package {
   std::string name, version, architecture;
   std::string source;  ///< the source package's name
@@ -59,12 +69,14 @@ struct Manifest {
   std::string drover_version;   ///< that built it
   std::vector<Part> parts;      ///< sorted by name
   Root root;
-  uint64_t slot_bytes = 0;                    ///< of the partition that root.img is written to
+  uint64_t slot_bytes = 0;  ///< of the partition that root.img is written to
+  DiskSizes disk;
   std::vector<Package> packages;              ///< sorted by name and architecture
   std::map<std::string, std::string> inputs;  ///< of the build: what for, and the 64 hex digits of its hash
   uint64_t node_memory = kDefaultNodeMemory;  ///< what a node that runs this image has for applying a delta
 
   [[nodiscard]] std::string reference() const { return name + "@" + version; }
+  [[nodiscard]] DiskLayout layout() const;  ///< of the disk, whether disk.img is a part or not
   [[nodiscard]] const Part* find(std::string_view part) const;  ///< nullptr: it has none of that name
   [[nodiscard]] const Part& at(std::string_view part) const;    ///< throws instead
   bool operator==(const Manifest&) const = default;

@@ -15,4 +15,12 @@ namespace image {
 std::vector<Verdict> verify_parts(base::Context& context, const std::string& directory,
                                   const Manifest& manifest);
 
+/// Looks into disk.img from outside (image/guestfs.h), and holds it against the other parts: a verdict for
+/// each of disk_looks(), named "disk.img: root A", and none when the image has no disk.img. `parts` is what
+/// verify_parts() has said. When a part that the disk is made of is not good, or the appliance does not
+/// start, every verdict says that it was not looked at, and why.
+std::vector<Verdict> verify_disk(base::Context& context, const std::string& directory,
+                                 const Manifest& manifest, const std::vector<Verdict>& parts,
+                                 const std::string& cache_dir);
+
 }  // namespace image

@@ -1,11 +1,12 @@
 // Manifests of images, as a hostile boot server or disk might give them. What is read is written and read
-// again to the same, and has no name that leads out of its directory.
+// again to the same, has no name that leads out of its directory, and means a disk that can be.
 
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 
 #include "base/error.h"
+#include "image/disk.h"
 #include "image/manifest.h"
 #include "image/sbom.h"
 
@@ -17,6 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const image::Part& part : manifest.parts)
       if (part.name.empty() || part.name.starts_with('/') || part.name.contains("..")) std::abort();
     if (manifest.kernel_version.contains('/') || manifest.root.data_bytes > manifest.slot_bytes) std::abort();
+    image::PartitionTable table = image::plan_partitions(manifest.layout());
+    if (table.partitions.back().start < manifest.slot_bytes) std::abort();
     (void)image::render_sbom(manifest);
   } catch (const base::Error&) {
     // Refused: what it was for.

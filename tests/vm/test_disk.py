@@ -1,6 +1,7 @@
 """A node's whole disk, from parts that boot no kernel: both ways to compose it give one that GRUB starts from, and the look from outside sees
 what is wrong with one."""
 
+import json
 import os
 import re
 import shutil
@@ -147,6 +148,42 @@ def test_what_is_wrong_is_seen_from_outside(parts, disks):
         {"loader for BIOS", "loader and kernels", "slot state", "root A", "root A under verity"}
     assert found["loader and kernels"] == "drover/a/vmlinuz has other bytes than vmlinuz"
     assert "dm-verity" in found["root A under verity"]
+
+
+def verify(image, keys, *options):
+    with no_time_limit():
+        result = subprocess.run(["drover", "--json", "image", "verify", image, "--keys", keys, *options], text=True, capture_output=True,
+                                stdin=subprocess.DEVNULL, timeout=1200)
+    document = json.loads(result.stdout)
+    assert document["good"] == (result.returncode == 0)
+    return {check["name"]: check["problem"] for check in document["checks"]}
+
+
+def test_verify_looks_into_the_disk_of_an_image(parts, tmp_path):
+    """What is wrong on the disk alone: its own SHA-256 tells that, and the look from outside tells where."""
+    image, keys = tmp_path / "image", tmp_path / "keys"
+    with open(tmp_path / "data", "wb") as file:
+        file.write((parts / "root.img").read_bytes()[:int((parts / "hash-offset").read_text())])
+    words = [f"{name}={parts / name}" for name in ("vmlinuz", "initrd", "boot.cfg")] + [f"root.img={tmp_path}/data"]
+    run("image_sample", keys, image, "2026112801", "--disk", *words)
+    found = verify(image, keys)
+    assert set(found.values()) == {""}
+    assert [name for name in found if name.startswith("disk.img: ")] == [f"disk.img: {look}" for look in LOOKS]
+    machine = Machine(image / "disk.img", ESP * MIB // 512)
+    kernel = bytearray((parts / "vmlinuz").read_bytes())
+    kernel[-1] ^= 1
+    machine.put("drover/a/vmlinuz", bytes(kernel))
+    with open(machine.path, "r+b") as file:
+        file.seek(ROOT_A * MIB + 2 * MIB)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    found = verify(image, keys)
+    assert {name for name, problem in found.items() if problem} == \
+        {"disk.img"} | {f"disk.img: {look}" for look in ("loader and kernels", "root A", "root A under verity")}
+    assert found["disk.img: loader and kernels"] == "drover/a/vmlinuz has other bytes than vmlinuz"
+    only = verify(image, keys, "--parts-only")
+    assert {name for name, problem in only.items() if problem} == {"disk.img"} and not any(": " in name for name in only)
 
 
 @pytest.mark.parametrize("kind", FILE_SYSTEMS)

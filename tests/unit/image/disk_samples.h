@@ -9,6 +9,7 @@
 #include "image/disk.h"
 #include "image/loader.h"
 #include "image/sparse.h"
+#include "tests/unit/image/image_samples.h"
 
 namespace image {
 
@@ -20,16 +21,6 @@ inline DiskLayout small_layout(const std::string& data_file_system = "ext4") {
           .data_file_system = data_file_system,
           .seed = std::string(64, 'd'),
           .clock = 1'700'000'000};
-}
-
-/// `size` bytes that no file system has by itself.
-inline std::string noise(size_t size, uint64_t seed) {
-  std::string text(size, '\0');
-  for (char& c : text) {
-    seed = seed * 6364136223846793005 + 1442695040888963407;
-    c = static_cast<char>(seed >> 56);
-  }
-  return text;
 }
 
 /// Parts in a directory that goes with the test; in memory, as programs put each file system on disk with an

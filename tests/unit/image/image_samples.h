@@ -55,6 +55,7 @@ inline Manifest sample_manifest() {
                .salt = std::string(64, '5'),
                .uuid = "01234567-89ab-4cde-8f01-23456789abcd"},
       .slot_bytes = 64 << 20,
+      .disk = {.esp_bytes = 64 << 20, .data_bytes = 64 << 20, .data_file_system = "ext4"},
       .packages = {{.name = "libc6", .version = "2.41-12", .architecture = "amd64", .source = "glibc"},
                    {.name = "libstdc++6",
                     .version = "1:14.2.0-19+b1~x",

@@ -1,11 +1,13 @@
 #include "image/verify.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
 
 #include "base/mount.h"
+#include "image/guestfs.h"
 #include "tests/unit/image/image_samples.h"
 
 namespace image {
@@ -108,6 +110,68 @@ TEST_F(Verify, AnotherSuperblockIsFound) {
   adopt("root.img");
   EXPECT_EQ(problems(), Problems{"root hash: the hash area's superblock has not the size, salt and UUID of "
                                  "the manifest"});
+}
+
+/// What verify_disk() says, where no machine has to start for it.
+class VerifyDisk : public Verify {
+ protected:
+  void SetUp() override {
+    parts_["disk.img"] = "looked at by no test here\n";
+    for (const char* name : {"BOOTX64.EFI", "boot.img", "core.img", "ipxe.efi", "ipxe.lkrn"})
+      parts_[std::string("loader/") + name] = name;
+    manifest_ = write_image(directory_, keys_, parts_);
+  }
+
+  std::vector<Verdict> verdicts() {
+    return verify_disk(here_.context, directory_, manifest_,
+                       verify_parts(here_.context, directory_, manifest_), temporary_.path() + "/cache");
+  }
+  void expect_not_looked_at(const std::string& why) {
+    Problems names, wanted;
+    for (const Verdict& verdict : verdicts()) {
+      names.push_back(verdict.name);
+      EXPECT_EQ(verdict.problem, "not looked at: " + why);
+    }
+    for (std::string_view look : disk_looks()) wanted.push_back("disk.img: " + std::string(look));
+    EXPECT_EQ(names, wanted);
+    EXPECT_FALSE(base::exists(temporary_.path() + "/cache")) << "an appliance was to start";
+  }
+
+  std::map<std::string, std::string> parts_ = sample_parts();
+};
+
+TEST_F(VerifyDisk, AnImageWithoutADiskHasNothingToLookAt) {
+  parts_.erase("disk.img");
+  manifest_ = write_image(directory_, keys_, parts_);
+  EXPECT_TRUE(verdicts().empty());
+}
+
+TEST_F(VerifyDisk, IsHeldAgainstGoodPartsOnly) {
+  for (const char* part : {"vmlinuz", "root.img", "loader/ipxe.lkrn"}) {
+    flip(part, 3);
+    expect_not_looked_at(std::string(part) + " is not good");
+    flip(part, 3);
+  }
+  ::unlink((directory_ + "/initrd").c_str());
+  expect_not_looked_at("initrd is not good");
+}
+
+TEST_F(VerifyDisk, NeedsALoaderToHoldItAgainst) {
+  parts_.erase("loader/core.img");
+  ::unlink((directory_ + "/loader/core.img").c_str());
+  manifest_ = write_image(directory_, keys_, parts_);
+  expect_not_looked_at("the image has no loader/core.img");
+}
+
+/// Not even of what it points at.
+TEST_F(VerifyDisk, IsARegularFileOrNobodyOpensIt) {
+  ::unlink((directory_ + "/disk.img").c_str());
+  expect_not_looked_at(directory_ + " has no disk.img");
+  ASSERT_EQ(::symlink("/dev/zero", (directory_ + "/disk.img").c_str()), 0);
+  expect_not_looked_at(directory_ + " has no disk.img");
+  ::unlink((directory_ + "/disk.img").c_str());
+  ASSERT_EQ(::mkfifo((directory_ + "/disk.img").c_str(), 0600), 0);
+  expect_not_looked_at(directory_ + "/disk.img is not a regular file");
 }
 
 }  // namespace
