@@ -25,14 +25,14 @@ json read_all(const std::string& path) {
 }
 
 /// "criu=4.2.1-1 amd64", as in the file.
-rootfs::Package parse_line(const std::string& path, const json& line) {
+Package parse_line(const std::string& path, const json& line) {
   std::string text = line.is_string() ? line.get<std::string>() : "";
   size_t equals = text.find('='), space = text.find(' ');
   if (equals == std::string::npos || space == std::string::npos || equals > space)
     throw bad(path, "expected packages such as \"bash=5.2.37-2 amd64\", found " + line.dump());
-  rootfs::Package package = {.name = text.substr(0, equals),
-                             .version = text.substr(equals + 1, space - equals - 1),
-                             .architecture = text.substr(space + 1)};
+  Package package = {.name = text.substr(0, equals),
+                     .version = text.substr(equals + 1, space - equals - 1),
+                     .architecture = text.substr(space + 1)};
   if (!rootfs::valid_package(text.substr(0, space)) ||
       !rootfs::only(package.architecture, rootfs::kLowerDigits))
     throw bad(path, "expected a package, its version and its architecture, found " + line.dump());
@@ -45,20 +45,19 @@ std::string lock_path(const std::string& definition_file) {
   return std::filesystem::absolute(definition_file).parent_path() / "image.lock";
 }
 
-std::optional<std::vector<rootfs::Package>> read_lock(const std::string& path, const std::string& image) {
+std::optional<std::vector<Package>> read_lock(const std::string& path, const std::string& image) {
   json all = read_all(path);
   if (!all.contains(image)) return std::nullopt;
   if (!all[image].is_array()) throw bad(path, "expected a list of packages for " + image);
-  std::vector<rootfs::Package> packages;
+  std::vector<Package> packages;
   for (const json& line : all[image]) packages.push_back(parse_line(path, line));
   return packages;
 }
 
-void write_lock(const std::string& path, const std::string& image,
-                const std::vector<rootfs::Package>& packages) {
+void write_lock(const std::string& path, const std::string& image, const std::vector<Package>& packages) {
   json all = read_all(path);
   json lines = json::array();
-  for (const rootfs::Package& package : packages)
+  for (const Package& package : packages)
     lines.push_back(package.name + "=" + package.version + " " + package.architecture);
   all[image] = lines;
   base::write_file_atomically(path, all.dump(1) + "\n");

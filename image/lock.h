@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "rootfs/parts.h"
+#include "image/manifest.h"
 
 namespace image {
 
@@ -11,9 +11,8 @@ namespace image {
 /// docs/formats/image-lock.md. With it the same definition stays the same image, whatever the mirror has got.
 std::string lock_path(const std::string& definition_file);
 /// nullopt where there is no such file, or it has no such image.
-std::optional<std::vector<rootfs::Package>> read_lock(const std::string& path, const std::string& image);
+std::optional<std::vector<Package>> read_lock(const std::string& path, const std::string& image);
 /// Other images' packages stay as they are.
-void write_lock(const std::string& path, const std::string& image,
-                const std::vector<rootfs::Package>& packages);
+void write_lock(const std::string& path, const std::string& image, const std::vector<Package>& packages);
 
 }  // namespace image

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/sign.h"
+#include "rootfs/parts.h"
 
 namespace image {
 
@@ -49,11 +50,7 @@ struct DiskSizes {
   bool operator==(const DiskSizes&) const = default;
 };
 
-struct Package {
-  std::string name, version, architecture;
-  std::string source;  ///< the source package's name
-  bool operator==(const Package&) const = default;
-};
+using Package = rootfs::Package;
 
 constexpr uint64_t kDefaultNodeMemory = uint64_t{512} << 20;
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/text.h"
+#include "image/hardware.h"
 
 namespace image {
 namespace {
@@ -32,6 +33,7 @@ std::string module_name(std::string_view file) {
 
 ModuleTables ModuleTables::read(const std::string& directory) {
   ModuleTables tables;
+  tables.version_ = std::filesystem::path(directory).filename();
   auto dep = base::read_file_if_exists(directory + "/modules.dep");
   if (!dep) throw base::error("the kernel has no table of its modules: no file {}/modules.dep", directory);
   // "kernel/fs/erofs/erofs.ko.xz: kernel/lib/a.ko.xz kernel/lib/b.ko.xz": what is needed last is loaded
@@ -83,6 +85,26 @@ std::set<std::string> ModuleTables::all_files() const {
   std::set<std::string> files;
   for (const auto& [name, module] : modules_) files.insert(module.file);
   return files;
+}
+
+std::vector<std::string_view> wanted_modules(const Definition& definition, const ModuleTables& tables,
+                                             Needed needed) {
+  bool all = needed == Needed::kOnNode;
+  std::vector<std::string_view> names(initrd_modules().begin(), initrd_modules().end());
+  for (const Family& family : hardware_families()) {
+    auto word = std::ranges::find_if(definition.hardware, [&](const base::Word& one) {
+      return one.text == family.name || one.text == "all";
+    });
+    if (word == definition.hardware.end() || (!all && !family.early)) continue;
+    if (word->text != "all" &&
+        std::ranges::none_of(family.modules, [&](auto name) { return tables.has(name); }))
+      throw base::error("{}: hardware: the kernel {} has no driver of {}", definition.at(word->line),
+                        tables.version(), family.name)
+          .hint("[kernel] package = \"linux-image-amd64\" has them all");
+    names.insert(names.end(), family.modules.begin(), family.modules.end());
+  }
+  if (all) names.insert(names.end(), node_modules().begin(), node_modules().end());
+  return names;
 }
 
 std::set<std::string> firmware_of(base::Context& context, const std::vector<std::string>& files) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/context.h"
+#include "image/definition.h"
 
 /// Which of a kernel's modules an image keeps, and what firmware they ask for.
 namespace image {
@@ -17,6 +18,8 @@ class ModuleTables {
   /// Of DIRECTORY, a /lib/modules/VERSION. Throws where modules.dep is not there.
   static ModuleTables read(const std::string& directory);
 
+  /// Of the kernel: the directory's name.
+  [[nodiscard]] const std::string& version() const { return version_; }
   /// The kernel has it built in, or as a file.
   [[nodiscard]] bool has(std::string_view name) const;
   /// Files (paths in the directory) of these modules and of all that they stand on, so ordered that each
@@ -32,9 +35,18 @@ class ModuleTables {
     std::string file;
     std::vector<std::string> needs;  ///< names, those that load first in front
   };
+  std::string version_;
   std::map<std::string, Module, std::less<>> modules_;
   std::set<std::string, std::less<>> builtin_;
 };
+
+/// Where a node needs modules: the initrd has those with which it reaches its root, the root has all.
+enum class Needed { kInInitrd, kOnNode };
+
+/// Names of the modules that a definition's hardware asks for, and of those that every node needs. Throws
+/// where the kernel has no module of a family that is named.
+std::vector<std::string_view> wanted_modules(const Definition& definition, const ModuleTables& tables,
+                                             Needed needed);
 
 /// As the kernel names a module: the file's name without its end, with '_' for '-'.
 std::string module_name(std::string_view file);

@@ -29,22 +29,21 @@ std::vector<std::string> tar_options() {
   return {"--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner"};
 }
 
-std::string root_key(const rootfs::Apt& apt, const std::vector<rootfs::Package>& packages,
-                     const std::string& suite) {
+std::string root_key(const rootfs::Apt& apt, const std::vector<Package>& packages, const std::string& suite) {
   std::string text(kRootFormat);
   text += " " + suite;
-  for (const rootfs::Package& package : packages)
+  for (const Package& package : packages)
     text += std::format("\n{} {} {}", package.name, package.version,
                         base::sha256_file_hex(apt.package_file(package)));
   return base::sha256_hex(text);
 }
 
-void bootstrap(base::Context& context, const rootfs::Apt& apt, const std::vector<rootfs::Package>& packages,
+void bootstrap(base::Context& context, const rootfs::Apt& apt, const std::vector<Package>& packages,
                const std::string& suite, int64_t clock, const std::string& tree) {
   base::Phase phase(context.progress, "install packages");
   apt.seed(tree, packages, /*lists=*/true);
   std::string include;
-  for (const rootfs::Package& package : packages)
+  for (const Package& package : packages)
     include += std::format("{}{}={}", include.empty() ? "" : ",", package.name, package.version);
   std::vector<std::string> argv = {"mmdebstrap", "--mode=root", "--format=directory", "--variant=essential",
                                    // Lists and packages lie there already.
@@ -134,8 +133,7 @@ void place_user(const Definition& definition, const Definition::User& user, cons
 
 }  // namespace
 
-void install_root(base::Context& context, const rootfs::Apt& apt,
-                  const std::vector<rootfs::Package>& packages,
+void install_root(base::Context& context, const rootfs::Apt& apt, const std::vector<Package>& packages,
                   const std::vector<std::string>& local_packages, const std::string& suite, int64_t clock,
                   const std::string& cache_dir, const std::string& tree) {
   std::string roots = cache_dir + "/image/roots";
@@ -159,26 +157,8 @@ void install_root(base::Context& context, const rootfs::Apt& apt,
 }
 
 Installed installed_in(const std::string& tree) {
-  Installed installed;
   std::string dpkg = tree + "/var/lib/dpkg";
-  Package package;
-  auto flush = [&] {
-    if (!package.name.empty()) installed.packages.push_back(package);
-    package = {};
-  };
-  for (const std::string& line : base::lines_of(base::read_file(dpkg + "/status"))) {
-    auto value = [&](std::string_view key) { return line.starts_with(key) ? line.substr(key.size()) : ""; };
-    if (line.empty()) flush();
-    if (auto name = value("Package: "); !name.empty())
-      package = {.name = name, .version = "", .architecture = "", .source = name};
-    if (auto version = value("Version: "); !version.empty()) package.version = version;
-    if (auto architecture = value("Architecture: "); !architecture.empty())
-      package.architecture = architecture;
-    if (auto source = value("Source: "); !source.empty()) package.source = source.substr(0, source.find(' '));
-  }
-  flush();
-  std::ranges::sort(installed.packages, {},
-                    [](const Package& p) { return std::pair(p.name, p.architecture); });
+  Installed installed = {.packages = rootfs::installed_packages(dpkg + "/status"), .owner = {}};
   for (const auto& entry : fs::directory_iterator(dpkg + "/info")) {
     if (entry.path().extension() != ".list") continue;
     std::string name = entry.path().stem();

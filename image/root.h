@@ -15,8 +15,7 @@ namespace image {
 /// Makes an unstripped root in the empty directory `tree`: Debian's `packages`, all of them named, by
 /// mmdebstrap; from CACHE/image/roots, when these were installed before. Then the local packages (.deb files)
 /// on top.
-void install_root(base::Context& context, const rootfs::Apt& apt,
-                  const std::vector<rootfs::Package>& packages,
+void install_root(base::Context& context, const rootfs::Apt& apt, const std::vector<Package>& packages,
                   const std::vector<std::string>& local_packages, const std::string& suite, int64_t clock,
                   const std::string& cache_dir, const std::string& tree);
 

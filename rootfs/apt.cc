@@ -87,6 +87,7 @@ std::vector<Package> installed_packages(const std::string& status) {
   Package package;
   bool installed = false;
   auto flush = [&] {
+    if (package.source.empty()) package.source = package.name;
     if (installed && !package.name.empty()) packages.push_back(package);
     package = {};
     installed = false;
@@ -96,10 +97,12 @@ std::vector<Package> installed_packages(const std::string& status) {
     if (line.starts_with("Package: ")) package.name = line.substr(9);
     if (line.starts_with("Version: ")) package.version = line.substr(9);
     if (line.starts_with("Architecture: ")) package.architecture = line.substr(14);
+    // "Source: util-linux (2.41-5)": with a version where that is another one.
+    if (line.starts_with("Source: ")) package.source = line.substr(8, line.find(' ', 8) - 8);
     if (line == "Status: install ok installed" || line == "Status: hold ok installed") installed = true;
   }
   flush();
-  std::ranges::sort(packages, {}, &Package::name);
+  std::ranges::sort(packages, {}, [](const Package& p) { return std::tie(p.name, p.architecture); });
   return packages;
 }
 

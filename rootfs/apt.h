@@ -77,7 +77,7 @@ std::string apt_sentence(const std::string& output, const std::string& otherwise
 /// For a variant of mmdebstrap: the packages that it begins with, as apt patterns.
 std::vector<base::Word> variant_packages(const std::string& variant);
 
-/// The packages that a dpkg status file names as installed, sorted by name.
+/// The packages that a dpkg status file names as installed, sorted by name and architecture.
 std::vector<Package> installed_packages(const std::string& status);
 
 }  // namespace rootfs

@@ -9,8 +9,10 @@ namespace rootfs {
 
 constexpr unsigned kLastId = 65'535;  ///< the last user or group id that a tree may have
 
+/// A package of Debian.
 struct Package {
   std::string name, version, architecture;
+  std::string source = {};  ///< the source package's name: known of what is installed, empty of other ones
   bool operator==(const Package&) const = default;
 };
 

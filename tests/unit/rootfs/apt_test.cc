@@ -155,12 +155,14 @@ TEST_F(AptTest, PackagesAreAsOldAsTheirFiles) {
 TEST(DpkgStatus, NamesWhatIsInstalled) {
   base::TempDir directory = base::TempDir::make("/tmp", "status-");
   base::write_file(directory.path() + "/status",
-                   "Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:1.3\n\n"
+                   "Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nSource: zlib "
+                   "(1:1.2)\nVersion: 1:1.3\n\n"
                    "Package: gone\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n\n"
                    "Package: apt\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3.0.3\n");
   EXPECT_EQ(installed_packages(directory.path() + "/status"),
-            (std::vector<Package>{{.name = "apt", .version = "3.0.3", .architecture = "amd64"},
-                                  {.name = "zlib1g", .version = "1:1.3", .architecture = "amd64"}}));
+            (std::vector<Package>{
+                {.name = "apt", .version = "3.0.3", .architecture = "amd64", .source = "apt"},
+                {.name = "zlib1g", .version = "1:1.3", .architecture = "amd64", .source = "zlib"}}));
   EXPECT_TRUE(installed_packages(directory.path() + "/none").empty());
 }
 
