@@ -82,6 +82,7 @@ set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_DROVER_PACKAGE_NAME drover)
 set(CPACK_DEBIAN_DROVER_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_DROVER_PACKAGE_DEPENDS "mmdebstrap, erofs-utils, e2fsprogs, openssh-client, zstd")
+set(CPACK_DEBIAN_DROVER_PACKAGE_RECOMMENDS "uidmap")
 set(CPACK_DEBIAN_DROVER_DESCRIPTION
     "builds and operates the systems of a rack\ndrover makes templates and host images, and talks to the nodes that run them.")
 set(CPACK_DEBIAN_NODE_PACKAGE_NAME drover-node)

@@ -62,7 +62,7 @@ BuildResult build_here(base::Context& context, const Definition& definition, con
 
 BuildResult build(base::Context& context, const Definition& definition, const BuildOptions& options) {
   BuildResult result;
-  rootfs::in_private_mounts([&] {
+  rootfs::in_private_mounts(context, [&] {
     try {
       result = build_here(context, definition, options);
     } catch (base::Error& error) {

@@ -21,7 +21,7 @@ using nlohmann::json;
 
 constexpr auto kInstallTimeout = std::chrono::minutes(60);
 /// Grows when the same packages shall give another root than before.
-constexpr std::string_view kRootFormat = "1";
+constexpr std::string_view kRootFormat = "2";
 
 /// A tar of a tree keeps owners, modes, times, extended attributes and devices, and unpacks at the disk's
 /// speed.
@@ -62,6 +62,8 @@ void bootstrap(base::Context& context, const rootfs::Apt& apt, const std::vector
         "mmdebstrap cannot make the root: {}{}",
         rootfs::apt_sentence(result.err, "it ended with status " + std::to_string(result.status)),
         base::last_lines(result.err));
+  // Only root can make and unpack device nodes. No image keeps them.
+  rootfs::remove_matching(tree, {"/dev/*"});
 }
 
 void install_local(base::Context& context, const std::vector<std::string>& local_packages, int64_t clock,

@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <filesystem>
+#include <future>
 #include <sstream>
 
 #include "base/error.h"
@@ -23,12 +25,24 @@ base::Fd open_in(int root, const std::string& path, uint64_t flags, uint64_t mod
   return base::Fd(static_cast<int>(::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how)));
 }
 
+/// sysfs belongs to a network namespace, and mounting it takes rights over that one: so it is an empty one's,
+/// which this machine's interfaces are not in.
+base::Mount mount_sysfs(const std::string& target) {
+  return std::async(std::launch::async,
+                    [&] {
+                      if (::unshare(CLONE_NEWNET) != 0)
+                        throw base::sys_error("cannot make a network namespace");
+                      return base::Mount::make("sysfs", target, "sysfs",
+                                               MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC);
+                    })
+      .get();
+}
+
 /// /dev as a box has it, and no more: what a package's script can need. From the builder's
 /// nodes, because a builder may itself be a box that cannot make nodes.
 void mount_api(const std::string& root, Mounts& mounts) {
   for (const char* directory : {"/proc", "/sys", "/dev"}) base::make_directories(root + directory);
-  mounts.push(
-      base::Mount::make("sysfs", root + "/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC));
+  mounts.push(mount_sysfs(root + "/sys"));
   mounts.push(base::Mount::make("tmpfs", root + "/dev", "tmpfs", MS_NOSUID, "mode=755,size=1m"));
   for (const char* node : {"null", "zero", "full", "random", "urandom", "tty"}) {
     std::string target = root + "/dev/" + node;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/user_namespace.h"
 
 namespace rootfs {
 namespace {
@@ -25,15 +26,19 @@ uint64_t available_memory() {
   return at == std::string::npos ? 0 : std::strtoull(text.c_str() + at + 13, nullptr, 10) << 10;
 }
 
+/// In a container also root may lack the right.
+base::Error no_namespaces() {
+  return base::sys_error("cannot make a mount namespace").hint(base::what_forbids_user_namespaces());
+}
+
 }  // namespace
 
-void in_private_mounts(const std::function<void()>& body) {
-  if (::geteuid() != 0)
-    throw base::error("a template can only be built by root").hint("sudo drover template build …");
+void in_private_mounts(base::Context& context, const std::function<void()>& body) {
+  if (::geteuid() != 0) base::enter_own_user_namespace(context.runner);
   std::exception_ptr failure;
   std::thread worker([&] {
     try {
-      if (::unshare(CLONE_NEWNS | CLONE_NEWUTS) != 0) throw base::sys_error("cannot make a mount namespace");
+      if (::unshare(CLONE_NEWNS | CLONE_NEWUTS) != 0) throw no_namespaces();
       // What asks for the host's name in a template shall not get the builder's.
       if (::sethostname(kHostName.data(), kHostName.size()) != 0)
         throw base::sys_error("cannot set the host's name");

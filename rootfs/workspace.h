@@ -9,9 +9,11 @@
 
 namespace rootfs {
 
-/// Runs `body` in a thread with a mount namespace of its own, so that what it mounts is seen by
-/// nobody else and goes with it however this process ends. Its umask is reset, its host's name "template".
-void in_private_mounts(const std::function<void()>& body);
+/// Runs `body` as root, in a thread with a mount namespace of its own: what it mounts is seen by nobody else
+/// and goes with it however this process ends. Its umask is reset, its host's name "template". An ordinary
+/// user's process becomes root of a user namespace (base/user_namespace.h) and stays it: there may be no
+/// other thread. What `body` makes is the same, byte for byte, as long as it makes no device nodes.
+void in_private_mounts(base::Context& context, const std::function<void()>& body);
 
 /// Mounts that go in the reverse of the order in which they were made.
 class Mounts {

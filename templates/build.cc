@@ -375,8 +375,12 @@ base::Error no_space(const Definition& definition, const Store& store, const Bui
 
 BuildResult build(base::Context& context, Store& store, const Definition& definition,
                   const BuildOptions& options) {
+  if (::geteuid() != 0 && !definition.base.text.empty())
+    throw base::error("{}: base: {} stands on another template, and only root can mount that one's layers",
+                      definition.at(definition.base.line), definition.name)
+        .hint("sudo drover template build …");
   BuildResult result;
-  rootfs::in_private_mounts([&] {
+  rootfs::in_private_mounts(context, [&] {
     try {
       result = Build(context, store, definition, options).run();
     } catch (base::Error& error) {
