@@ -70,7 +70,10 @@ TreeSize settle(const std::string& root, int64_t clock) {
 void make_erofs(base::Context& context, const Erofs& erofs, uint64_t most, const std::string& file) {
   require_space(fs::path(file).parent_path(), most);
   base::Phase phase(context.progress, "pack");
-  std::vector<std::string> argv = {"mkfs.erofs",
+  // With that variable it would have other times than those that -T asks for.
+  std::vector<std::string> argv = {"env",
+                                   "--unset=SOURCE_DATE_EPOCH",
+                                   "mkfs.erofs",
                                    "--quiet",
                                    "-d1",
                                    "-z" + erofs.compression,
