@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
+#include "cli/places.h"
 #include "image/build.h"
 #include "image/contents.h"
 
@@ -96,6 +97,7 @@ void explain(const Call& call, const std::string& directory, bool all) {
 
 void add_image_build_commands(Commands& commands) {
   auto arguments = std::make_shared<BuildArguments>();
+  arguments->options.cache_dir = own_places().cache_dir;
   CLI::App& command = commands.add("build", "Build a host image from a definition",
                                    [=](const Call& call) { build(call, *arguments); });
   command.add_option("FILE", arguments->file, "the definition")->required();

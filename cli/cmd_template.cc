@@ -13,6 +13,7 @@
 #include "cli/command.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
+#include "cli/places.h"
 #include "templates/build.h"
 #include "templates/copy.h"
 #include "templates/store.h"
@@ -126,7 +127,7 @@ struct GcArguments {
   unsigned keep = 0;
   bool dry_run = false;
   bool packages = false;
-  std::string cache_dir = templates::BuildOptions().cache_dir;
+  std::string cache_dir;
 };
 
 /// What the boxes of this machine, and those on their way to it, stand on.
@@ -182,7 +183,7 @@ void copy(const Call& call, const CopyArguments& arguments) {
     print(std::format("{} is on {}: {} sent\n", reference, arguments.node, base::human_size(bytes)));
 }
 
-void add_store_commands(Commands& commands) {
+void add_store_commands(Commands& commands, const Places& places) {
   commands.add("list", "List the templates here", list);
 
   auto reference = std::make_shared<std::string>();
@@ -196,6 +197,7 @@ void add_store_commands(Commands& commands) {
   verify_command.add_option("NAME[@VERSION]", *references, "these only");
 
   auto arguments = std::make_shared<GcArguments>();
+  arguments->cache_dir = places.cache_dir;
   CLI::App& gc_command = commands.add("gc", "Remove half files and layers that no template names",
                                       [=](const Call& call) { gc(call, *arguments); });
   gc_command
@@ -221,6 +223,7 @@ void add_template_commands(Commands& commands) {
                                          [=](const Call& call) { build(call, *build_arguments); });
   build_command.add_option("FILE", build_arguments->file, "the definition")->required();
   templates::BuildOptions& options = build_arguments->options;
+  options.cache_dir = own_places().cache_dir;
   build_command.add_flag("--offline", options.offline, "use the package lists and packages of the cache");
   build_command.add_flag("--rebuild", options.rebuild, "build also when nothing has changed");
   build_command.add_flag("--on-disk", options.on_disk, "work in the state directory instead of in memory");
@@ -234,13 +237,13 @@ void add_template_commands(Commands& commands) {
   copy_command.add_option("--to", copy_arguments->node, "the node")->required();
   copy_command.add_option("--rsh", copy_arguments->rsh, "reaches it, instead of ssh")->capture_default_str();
 
-  add_store_commands(commands);
+  add_store_commands(commands, own_places());
 }
 
 void add_node_template_commands(Commands& commands) {
   commands.add("receive", "Take in a template from stdin: what `drover template copy` starts",
                receive_template);
-  add_store_commands(commands);
+  add_store_commands(commands, system_places());
 }
 
 }  // namespace cli

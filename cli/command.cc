@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "cli/man.h"
 #include "cli/output.h"
+#include "cli/places.h"
 
 namespace cli {
 namespace {
@@ -19,8 +20,8 @@ namespace {
 struct Globals {
   bool json = false;
   bool verbose = false;
-  std::string state_dir = "/var/lib/drover";
-  std::string run_dir = "/run/drover";
+  std::string state_dir;
+  std::string run_dir;
 };
 
 /// The command that was named, as far as it was understood: "drover-node box create".
@@ -185,7 +186,8 @@ int run(const Program& program, int argc, const char* const* argv) {
   // A reader of our output that goes away must not end us in the middle of an operation.
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGCHLD, SIG_DFL);  // whoever started us may ignore it: then no child could be waited for
-  Globals globals;
+  const Places& places = program.for_users ? own_places() : system_places();
+  Globals globals = {.state_dir = places.state_dir, .run_dir = places.run_dir};
   try {
     return understand_and_run(program, argc, argv, globals);
   } catch (const base::Error& e) {

@@ -50,6 +50,7 @@ struct Program {
   std::string name;
   std::string summary;
   std::vector<Noun> nouns;
+  bool for_users = false;  ///< an ordinary user has directories of its own (cli/places.h)
 };
 
 /// The program from its arguments to its exit status: the one place where an Error becomes what

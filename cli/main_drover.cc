@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
                 {.name = "template",
                  .summary = "OS and application templates",
                  .add = cli::add_template_commands}},
+      .for_users = true,
   };
   return cli::run(drover, argc, argv);
 }

@@ -12,9 +12,9 @@ namespace image {
 enum class Backend { kDirect, kGuestfs };  ///< what composes the disk: our writers, or libguestfs
 
 struct BuildOptions {
-  std::string out;                              ///< the image directory
-  std::string cache_dir = "/var/cache/drover";  ///< packages, roots, initrds; may be emptied at any time
-  std::string keys_dir;                         ///< of the signing key; the definition's `keys` win
+  std::string out;                        ///< the image directory
+  std::string cache_dir;                  ///< packages, roots, initrds; may be emptied at any time
+  std::string keys_dir;                   ///< of the signing key; the definition's `keys` win
   std::vector<std::string> package_dirs;  ///< where own packages (drover-node) are: NAME_VERSION_ARCH.deb
   std::optional<std::string> version;     ///< YYYYMMDDnn; else from the packages' date
   Backend backend = Backend::kDirect;

@@ -8,10 +8,10 @@
 namespace templates {
 
 struct BuildOptions {
-  std::string cache_dir = "/var/cache/drover";  ///< package lists and packages; may be emptied at any time
-  bool offline = false;                         ///< use what is in the cache
-  bool rebuild = false;                         ///< build although nothing has changed
-  bool on_disk = false;                         ///< work in the state directory, not in memory
+  std::string cache_dir;  ///< package lists and packages; may be emptied at any time
+  bool offline = false;   ///< use what is in the cache
+  bool rebuild = false;   ///< build although nothing has changed
+  bool on_disk = false;   ///< work in the state directory, not in memory
 };
 
 struct BuildResult {
