@@ -11,25 +11,21 @@ from pathlib import Path
 
 import loader
 import pytest
-from conftest import ROOT, checked, no_time_limit, until
+from conftest import ROOT, no_time_limit
+from image_builds import packages, run  # noqa: F401: a fixture
 
-PROGRAMS = ROOT / "build" / os.environ.get("DROVER_PRESET", "dev")
 DISK_BYTES = 2 << 30
 MEMORY_MIB = 1024
 # Seconds that a boot may take until it is confirmed, on two cores without KVM that other tests use as well.
 BOOT_S = {"seabios": 150, "ovmf": 200}
 CONFIRMED = "is healthy, and confirmed"
-
-
-def run(*argv, seconds=60, **options):
-    return checked(subprocess.run([str(word) for word in argv], text=True, capture_output=True, stdin=subprocess.DEVNULL,
-                                  timeout=seconds, **options)).stdout
+BUILT = []
 
 
 class Image:
     """node-vm with a key for root, built in `directory`. `at(part)` is a part's path."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, packages):  # noqa: F811
         self.directory = directory / "node-vm"
         self.key = directory / "key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
@@ -37,9 +33,8 @@ class Image:
         shutil.copytree(ROOT / "image/definitions", definitions)
         with open(definitions / "node-vm.toml", "a") as file:
             file.write(f'\n[[user]]\nname = "root"\nssh_keys = ["{self.key.with_suffix(".pub").read_text().strip()}"]\n')
-        run("cpack", "-G", "DEB", cwd=PROGRAMS, seconds=300)
-        self.state = directory / "state"
-        run("drover", "--state-dir", self.state, "image", "build", definitions / "node-vm.toml", "-o", self.directory, seconds=1200)
+        run("drover", "--state-dir", directory / "state", "image", "build", definitions / "node-vm.toml", "-o", self.directory,
+            "--packages", packages)
 
     def at(self, part):
         return self.directory / part
@@ -61,7 +56,7 @@ class Node(loader.Machine):
 
     def start_of(self, partition):
         """In sectors."""
-        for line in run("sfdisk", "--dump", self.path if hasattr(self, "path") else self.directory / "disk.img").splitlines():
+        for line in run("sfdisk", "--dump", self.directory / "disk.img").stdout.splitlines():
             if f'name="{partition}"' in line:
                 return int(line.split("start=")[1].split(",")[0])
         raise AssertionError(f"no partition {partition}")
@@ -150,7 +145,10 @@ class Node(loader.Machine):
 
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory):
+def image(packages, tmp_path_factory):  # noqa: F811
+    """One for all modules: each that imports a fixture has another one."""
     loader.install()
     with no_time_limit():
-        return Image(tmp_path_factory.mktemp("image"))
+        if not BUILT:
+            BUILT.append(Image(tmp_path_factory.mktemp("image"), packages))
+        return BUILT[0]

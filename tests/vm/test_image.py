@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from image_builds import packages, run  # noqa: F401: a fixture
 from loader import choices
-from node_images import BOOT_S, CONFIRMED, Node, image, run  # noqa: F401: a fixture
+from node_images import BOOT_S, CONFIRMED, Node, image  # noqa: F401: a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(600)]
 
@@ -26,7 +27,7 @@ def status(node):
 
 def flip_a_bit(node, partition, path):
     """Of what that file of the root holds."""
-    listed = run("dump.erofs", f"--path={path}", "-e", node.image.at("root.img"))
+    listed = run("dump.erofs", f"--path={path}", "-e", node.image.at("root.img")).stdout
     extent = re.search(r"^\s*\d+:\s+\d+\.\.\s*\d+ \|\s+\d+ :\s+(\d+)\.\.", listed, re.MULTILINE)
     offset = node.start_of(partition) * 512 + int(extent.group(1)) + 100
     with open(node.path, "r+b") as disk:

@@ -6,8 +6,9 @@ import pytest
 from conftest import no_time_limit
 from disk_log import writes
 from fat import SECTOR, Fat
+from image_builds import packages, run  # noqa: F401: a fixture
 from loader import choices
-from node_images import CONFIRMED, Node, image, run  # noqa: F401: a fixture
+from node_images import CONFIRMED, Node, image  # noqa: F401: a fixture
 from test_image import FILL_B
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(900)]
@@ -61,7 +62,7 @@ class Disk:
         assert len(state) == SECTOR
         if state not in self.choices:
             self.sector.write_bytes(state)
-            self.choices[state] = run("slot_model", "judge", self.sector).strip()
+            self.choices[state] = run("slot_model", "judge", self.sector).stdout.strip()
         slot = self.choices[state]
         if slot != "rescue":
             for name, content in self.files.items():
