@@ -189,8 +189,9 @@ def table(bars):
     return rows
 
 
-def keep(directory, name, runs, note, bars):
-    """DIRECTORY/NAME.json and NAME.md. `note`: what the figures depend on besides circumstances(), or nothing."""
+def keep(directory, name, runs, note, more, bars):
+    """DIRECTORY/NAME.json and NAME.md. `note`: what the figures depend on besides circumstances(), `more`: what stands below the
+    table; or nothing."""
     what = circumstances() | {"benchmark": name, "runs": runs} | ({"note": note} if note else {})
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(json.dumps(what | {"bars": bars}, indent=1) + "\n", encoding="utf-8")
@@ -202,6 +203,8 @@ def keep(directory, name, runs, note, bars):
         lines += [note, ""]
     head, *rows = table(bars)
     lines += ["| " + " | ".join(row) + " |" for row in [tuple(h.lower() for h in head), ("---",) * len(head), *rows]]
+    if more:
+        lines += ["", more.rstrip("\n")]
     (directory / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -220,7 +223,7 @@ def main():
         if found is None:
             found = [bar(f"{name}: could be measured", None, 1)]
         if options.out:
-            keep(options.out, name, options.runs, getattr(benchmark, "NOTE", ""), found)
+            keep(options.out, name, options.runs, getattr(benchmark, "NOTE", ""), getattr(benchmark, "MORE", ""), found)
         bars += found
     if options.json:
         print(json.dumps(bars, indent=1))
