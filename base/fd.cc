@@ -76,7 +76,11 @@ std::optional<Fd> open_beneath(int dir, const std::string& path, int flags) {
   open_how how{};
   how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-  Fd fd(static_cast<int>(::syscall(SYS_openat2, dir, path.c_str(), &how, sizeof how)));
+  long opened = -1;
+  // EAGAIN: something was renamed meanwhile (openat2(2)), and the answer would be a guess.
+  do opened = ::syscall(SYS_openat2, dir, path.c_str(), &how, sizeof how);
+  while (opened < 0 && (errno == EINTR || errno == EAGAIN));
+  Fd fd(static_cast<int>(opened));
   if (fd) return fd;
   if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == EXDEV) return std::nullopt;
   throw sys_error("cannot open {}", path);

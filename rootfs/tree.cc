@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <future>
 #include <sstream>
@@ -22,7 +23,12 @@ constexpr auto kLongest = std::chrono::minutes(30);
 
 base::Fd open_in(int root, const std::string& path, uint64_t flags, uint64_t mode = 0) {
   struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_IN_ROOT};
-  return base::Fd(static_cast<int>(::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how)));
+  long fd = -1;
+  // EAGAIN: the path has a "..", and somewhere on this machine something was renamed or mounted meanwhile
+  // (openat2(2)): that says nothing about the file.
+  do fd = ::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how);
+  while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+  return base::Fd(static_cast<int>(fd));
 }
 
 /// sysfs belongs to a network namespace, and mounting it takes rights over that one: so it is an empty one's,

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <filesystem>
+#include <thread>
 
 #include "base/mount.h"
 #include "rootfs/erofs.h"
@@ -34,6 +36,29 @@ class TreeTest : public testing::Test {
   base::TempDir directory_ = base::TempDir::make("/tmp", "tree-");
   bool made_ = fs::create_directory(root());
 };
+
+/// The kernel answers EAGAIN then, for a path with "..", as in every root's /lib64/ld-linux-x86-64.so.2.
+TEST_F(TreeTest, FindsWhatIsThereWhileOthersRename) {
+  put("/usr/lib/x86_64-linux-gnu/ld.so");
+  base::make_directories(root() + "/usr/lib64");
+  fs::create_symlink("../lib/x86_64-linux-gnu/ld.so", root() + "/usr/lib64/ld.so");
+  fs::create_symlink("usr/lib64", root() + "/lib64");
+  std::string elsewhere = directory_.path() + "/a", other = directory_.path() + "/b";
+  fs::create_directory(elsewhere);
+  std::atomic<bool> ended = false;
+  std::thread renaming([&] {
+    while (!ended) {
+      fs::rename(elsewhere, other);
+      fs::rename(other, elsewhere);
+    }
+  });
+  Tree tree(root());
+  unsigned missed = 0;
+  for (unsigned i = 0; i < 50'000; ++i) missed += tree.has("/lib64/ld.so") ? 0 : 1;
+  ended = true;
+  renaming.join();
+  EXPECT_EQ(missed, 0U);
+}
 
 TEST_F(TreeTest, SymlinksInATreeDoNotLeadOutOfIt) {
   std::string outside = directory_.path() + "/outside";
