@@ -94,10 +94,12 @@ class Search {
   void check_units(const std::string& directory) {
     std::error_code missing;
     for (const auto& entry : fs::directory_iterator(root_ + directory, missing)) {
-      std::string name = entry.path().filename();
-      if (!entry.is_regular_file() || entry.is_symlink() || entry.path().extension() == ".wants") continue;
-      for (const std::string& line : base::lines_of(base::read_file(entry.path())))
-        check_exec(directory + "/" + name, line);
+      std::string name = directory + "/" + entry.path().filename().string();
+      if (entry.is_symlink()) continue;
+      // Drop-ins add to a unit, or say it anew.
+      if (entry.is_directory() && name.ends_with(".d")) check_units(name);
+      if (!entry.is_regular_file()) continue;
+      for (const std::string& line : base::lines_of(base::read_file(entry.path()))) check_exec(name, line);
     }
   }
 

@@ -12,9 +12,9 @@ struct Gap {
 
 /// Proves that what stays in `root` has what it needs: each ELF file its libraries (DT_NEEDED, found as
 /// ld.so(8) does in the root: RUNPATH, ld.so.conf's directories, the default ones) and its program
-/// interpreter, each script the interpreter that its first line names, each systemd unit the programs of its
-/// Exec… lines. None found: the root is whole. What is loaded with dlopen(3) cannot be seen, but for NSS and
-/// PAM modules that configuration names.
+/// interpreter, each script the interpreter that its first line names, each systemd unit and drop-in the
+/// programs of its Exec… lines. None found: the root is whole. What is loaded with dlopen(3), as modules of
+/// NSS and PAM are, cannot be seen.
 std::vector<Gap> find_gaps(const std::string& root);
 
 }  // namespace image

@@ -51,6 +51,12 @@ class File {
   [[nodiscard]] bool begins_with(std::string_view magic) const {
     return size_ >= magic.size() && std::memcmp(bytes_, magic.data(), magic.size()) == 0;
   }
+  /// An offset of two numbers that the file gives.
+  [[nodiscard]] uint64_t sum(uint64_t a, uint64_t b) const {
+    uint64_t offset = 0;
+    if (__builtin_add_overflow(a, b, &offset)) throw damaged();
+    return offset;
+  }
   [[nodiscard]] base::Error damaged() const { return base::error("{} is a damaged ELF file", path_); }
 
  private:
@@ -63,14 +69,14 @@ std::vector<Elf64_Phdr> headers_of(const File& file, const Elf64_Ehdr& header) {
   if (header.e_phentsize != sizeof(Elf64_Phdr) && header.e_phnum != 0) throw file.damaged();
   std::vector<Elf64_Phdr> headers;
   for (unsigned i = 0; i < header.e_phnum; ++i)
-    headers.push_back(file.at<Elf64_Phdr>(header.e_phoff + i * sizeof(Elf64_Phdr)));
+    headers.push_back(file.at<Elf64_Phdr>(file.sum(header.e_phoff, i * sizeof(Elf64_Phdr))));
   return headers;
 }
 
 uint64_t offset_of(const File& file, const std::vector<Elf64_Phdr>& headers, uint64_t address) {
   for (const Elf64_Phdr& header : headers)
     if (header.p_type == PT_LOAD && address >= header.p_vaddr && address - header.p_vaddr < header.p_filesz)
-      return header.p_offset + (address - header.p_vaddr);
+      return file.sum(header.p_offset, address - header.p_vaddr);
   throw file.damaged();
 }
 
@@ -79,16 +85,16 @@ void read_dynamic(const File& file, const std::vector<Elf64_Phdr>& headers, cons
   std::vector<uint64_t> needed, paths;
   std::optional<uint64_t> strings;
   for (uint64_t at = 0; at + sizeof(Elf64_Dyn) <= dynamic.p_filesz; at += sizeof(Elf64_Dyn)) {
-    auto entry = file.at<Elf64_Dyn>(dynamic.p_offset + at);
+    auto entry = file.at<Elf64_Dyn>(file.sum(dynamic.p_offset, at));
     if (entry.d_tag == DT_NULL) break;
     if (entry.d_tag == DT_NEEDED) needed.push_back(entry.d_un.d_val);
     if (entry.d_tag == DT_RUNPATH || entry.d_tag == DT_RPATH) paths.push_back(entry.d_un.d_val);
     if (entry.d_tag == DT_STRTAB) strings = offset_of(file, headers, entry.d_un.d_ptr);
   }
   if (!strings && !(needed.empty() && paths.empty())) throw file.damaged();
-  for (uint64_t name : needed) elf.needed.push_back(file.text(*strings + name));
+  for (uint64_t name : needed) elf.needed.push_back(file.text(file.sum(*strings, name)));
   for (uint64_t name : paths) {
-    std::istringstream in(file.text(*strings + name));
+    std::istringstream in(file.text(file.sum(*strings, name)));
     for (std::string path; std::getline(in, path, ':');) elf.run_path.push_back(path);
   }
 }
@@ -99,7 +105,9 @@ std::optional<Elf> read_elf(const std::string& path) {
   File file(path);
   if (!file.begins_with(ELFMAG)) return std::nullopt;
   auto header = file.at<Elf64_Ehdr>(0);
-  if (header.e_ident[EI_CLASS] != ELFCLASS64 || (header.e_type != ET_EXEC && header.e_type != ET_DYN))
+  // What is for another processor, such as firmware, gets nothing from this root.
+  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
+      header.e_machine != EM_X86_64 || (header.e_type != ET_EXEC && header.e_type != ET_DYN))
     return std::nullopt;
   std::vector<Elf64_Phdr> headers = headers_of(file, header);
   Elf elf;

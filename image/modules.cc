@@ -40,21 +40,28 @@ ModuleTables ModuleTables::read(const std::string& directory) {
   // first.
   for (const std::string& line : base::lines_of(*dep)) {
     size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;
-    Module module = {.file = line.substr(0, colon), .needs = {}};
+    if (colon == std::string::npos || colon == 0) continue;
+    Module module = {.file = line.substr(0, colon), .needs = {}, .followers = {}};
     for (const std::string& file : words_of(line.substr(colon + 1)))
       module.needs.insert(module.needs.begin(), module_name(file));
     tables.modules_[module_name(module.file)] = module;
   }
-  // "softdep xfs pre: crc32c": by name, which may be an alias; then nothing here has it.
+  // "softdep xfs pre: crc32c post: x": by name, which may be an alias; then nothing here has it.
   for (const std::string& line :
        base::lines_of(base::read_file_if_exists(directory + "/modules.softdep").value_or(""))) {
     std::vector<std::string> words = words_of(line);
     if (words.size() < 3 || words[0] != "softdep") continue;
     auto module = tables.modules_.find(module_name(words[1]));
     if (module == tables.modules_.end()) continue;
-    for (const std::string& word : std::span(words).subspan(2))
-      if (!word.ends_with(':')) module->second.needs.push_back(module_name(word));
+    auto* side = &module->second.needs;
+    for (const std::string& word : std::span(words).subspan(2)) {
+      if (word == "pre:")
+        side = &module->second.needs;
+      else if (word == "post:")
+        side = &module->second.followers;
+      else
+        side->push_back(module_name(word));
+    }
   }
   for (const std::string& line :
        base::lines_of(base::read_file_if_exists(directory + "/modules.builtin").value_or("")))
@@ -72,6 +79,7 @@ void ModuleTables::add(const std::string& name, std::set<std::string>& seen,
   if (module == modules_.end() || !seen.insert(name).second) return;
   for (const std::string& needed : module->second.needs) add(needed, seen, files);
   files.push_back(module->second.file);
+  for (const std::string& follower : module->second.followers) add(follower, seen, files);
 }
 
 std::vector<std::string> ModuleTables::files(std::span<const std::string_view> names) const {

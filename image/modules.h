@@ -33,7 +33,8 @@ class ModuleTables {
 
   struct Module {
     std::string file;
-    std::vector<std::string> needs;  ///< names, those that load first in front
+    std::vector<std::string> needs;      ///< names, those that load first in front
+    std::vector<std::string> followers;  ///< that work with it once it is loaded
   };
   std::string version_;
   std::map<std::string, Module, std::less<>> modules_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -92,13 +93,23 @@ std::string users_line(const std::string& file, const std::string& name) {
   return "";
 }
 
-unsigned free_id(const std::string& passwd) {
-  unsigned id = 1000;
-  for (const std::string& line : base::lines_of(base::read_file(passwd))) {
-    size_t second = line.find(':', line.find(':') + 1);
-    unsigned used = static_cast<unsigned>(std::atoi(line.c_str() + second + 1));
-    if (used >= id && used < 60000) id = used + 1;
+/// The ids of these files of users and groups.
+std::set<unsigned> used_ids(const std::vector<std::string>& files) {
+  std::set<unsigned> used;
+  for (const std::string& file : files) {
+    for (const std::string& line : base::lines_of(base::read_file(file))) {
+      size_t second = line.find(':', line.find(':') + 1);
+      used.insert(static_cast<unsigned>(std::atoi(line.c_str() + second + 1)));
+    }
   }
+  return used;
+}
+
+/// Behind the last one of an ordinary user.
+unsigned free_id(const std::set<unsigned>& used) {
+  unsigned id = 1000;
+  for (unsigned one : used)
+    if (one >= id && one < 60000) id = one + 1;
   return id;
 }
 
@@ -108,6 +119,8 @@ void join_group(const Definition& definition, const Definition::User& user, cons
   if (line.empty())
     throw base::error("{}: user {}: the image has no group {}", definition.at(user.line), user.name, group)
         .hint("name a group that a package makes");
+  std::string members = "," + line.substr(line.rfind(':') + 1) + ",";
+  if (members.contains("," + user.name + ",")) return;
   for (const std::string& old : base::lines_of(base::read_file(file)))
     text += old + (old != line ? "" : (old.ends_with(':') ? "" : ",") + user.name) + "\n";
   base::write_file(file, text);
@@ -118,7 +131,16 @@ void join_group(const Definition& definition, const Definition::User& user, cons
 void place_user(const Definition& definition, const Definition::User& user, const std::string& tree) {
   std::string passwd = tree + "/etc/passwd", shadow = tree + "/etc/shadow", group = tree + "/etc/group";
   if (users_line(passwd, user.name).empty()) {
-    unsigned id = user.uid.value_or(free_id(passwd));
+    if (!users_line(group, user.name).empty())
+      throw base::error("{}: user {}: the image has a group {}, and no such user", definition.at(user.line),
+                        user.name, user.name)
+          .hint("choose another name: a user has a group of the same name");
+    std::set<unsigned> used = used_ids({passwd, group});
+    unsigned id = user.uid.value_or(free_id(used));
+    if (used.contains(id))
+      throw base::error("{}: user {}: the image has the id {} already", definition.at(user.line), user.name,
+                        id)
+          .hint("choose another uid, or leave it out");
     append(passwd, std::format("{0}:x:{1}:{1}::/home/{0}:{2}", user.name, id, user.shell));
     append(group, std::format("{}:x:{}:", user.name, id));
     append(shadow, std::format("{}:*:::::::", user.name));

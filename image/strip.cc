@@ -75,14 +75,15 @@ std::set<std::string> firmware_files(const std::string& root, const std::set<std
   fs::path top = root + std::string(kFirmware);
   for (auto entry = fs::recursive_directory_iterator(top, missing);
        entry != fs::recursive_directory_iterator(); ++entry) {
-    if (entry->is_directory() && !entry->is_symlink()) continue;
+    if (!entry->is_symlink() && entry->is_directory()) continue;
     std::string name = entry->path().lexically_relative(top);
     for (std::string_view end : {".xz", ".zst"})
       if (name.ends_with(end)) name.resize(name.size() - end.size());
     if (!firmware.contains(name) && !matches(patterns, name)) continue;
-    fs::path file = entry->path();
-    while (files.insert("/" + file.lexically_relative(root).string()).second && fs::is_symlink(file))
-      file = (file.parent_path() / fs::read_symlink(file)).lexically_normal();
+    // "/" is the root's own: an absolute link begins there, and no ".." leads above it.
+    fs::path file = "/" / entry->path().lexically_relative(root);
+    while (files.insert(file).second && fs::is_symlink(root + file.string()))
+      file = (file.parent_path() / fs::read_symlink(root + file.string())).lexically_normal();
   }
   return files;
 }
@@ -123,7 +124,7 @@ class Stripper {
   template <class Visit>
   void visit(Visit&& each) const {
     for (const auto& entry : fs::recursive_directory_iterator(root_))
-      each(entry.path().string().substr(root_.size()), entry.is_directory() && !entry.is_symlink());
+      each(entry.path().string().substr(root_.size()), !entry.is_symlink() && entry.is_directory());
   }
 
   void remove(const std::string& path, Removed& removed) {

@@ -92,7 +92,7 @@ void remove_empty_documentation(const std::string& root) {
   std::error_code missing;
   for (auto entry = fs::recursive_directory_iterator(root + "/usr/share/doc", missing);
        entry != fs::recursive_directory_iterator(); ++entry)
-    if (entry->is_directory() && !entry->is_symlink()) directories.push_back(entry->path());
+    if (!entry->is_symlink() && entry->is_directory()) directories.push_back(entry->path());
   for (auto directory = directories.rbegin(); directory != directories.rend(); ++directory)
     if (fs::is_empty(*directory)) fs::remove(*directory);
 }
