@@ -85,8 +85,8 @@ Verdict judge(const base::Context& context, const Slots& slots, bool good) {
   }
   Verdict verdict = Verdict::kMarkedBad;
   change_slots(context, slots.state_file, [&](const image::SlotState& state) {
-    // A rack's switches may be slower to start than its nodes, which is no reason for all of them to go back. A
-    // confirmed slot that stays unhealthy uses up its tries, boot by boot.
+    // A rack's switches may be slower to start than its nodes, which is no reason for all of them to go back.
+    // A confirmed slot that stays unhealthy uses up its tries, boot by boot.
     if (state.at(slot).health == image::Health::kConfirmed) {
       verdict = Verdict::kProven;
       return state;

@@ -10,7 +10,7 @@
 #include "cli/command.h"
 #include "cli/nouns.h"
 #include "cli/output.h"
-#include "image/build.h"
+#include "cli/places.h"
 #include "image/delta.h"
 #include "image/manifest.h"
 #include "image/verify.h"
@@ -29,7 +29,7 @@ base::Keys keys_of(const Call& call, const std::string& directory) {
 std::optional<uint64_t> bytes_of(uint64_t mib) { return mib == 0 ? std::nullopt : std::optional(mib << 20); }
 
 struct VerifyArguments {
-  std::string directory, keys, cache_dir = image::BuildOptions().cache_dir;
+  std::string directory, keys, cache_dir = own_places().cache_dir;
   bool parts_only = false;
 };
 

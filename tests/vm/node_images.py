@@ -33,11 +33,20 @@ class Image:
         shutil.copytree(ROOT / "image/definitions", definitions)
         with open(definitions / "node-vm.toml", "a") as file:
             file.write(f'\n[[user]]\nname = "root"\nssh_keys = ["{self.key.with_suffix(".pub").read_text().strip()}"]\n')
-        run("drover", "--state-dir", directory / "state", "image", "build", definitions / "node-vm.toml", "-o", self.directory,
+        self.state = directory / "state"
+        run("drover", "--state-dir", self.state, "image", "build", definitions / "node-vm.toml", "-o", self.directory,
             "--packages", packages)
 
     def at(self, part):
         return self.directory / part
+
+
+def start_of(disk, partition):
+    """In sectors."""
+    for line in run("sfdisk", "--dump", disk).stdout.splitlines():
+        if f'name="{partition}"' in line:
+            return int(line.split("start=")[1].split(",")[0])
+    raise AssertionError(f"no partition {partition}")
 
 
 class Node(loader.Machine):
@@ -48,18 +57,14 @@ class Node(loader.Machine):
         path = directory / "disk.img"
         run("cp", "--sparse=always", image.at("disk.img"), path)
         os.truncate(path, DISK_BYTES)
-        super().__init__(path, self.start_of("drover-esp"))
+        super().__init__(path, start_of(path, "drover-esp"))
         self.said = ""  # in this round
         self.log = None  # a file for the writes to its disk, as dm-log-writes has them
         self._process = None
         self._rounds = 0
 
     def start_of(self, partition):
-        """In sectors."""
-        for line in run("sfdisk", "--dump", self.directory / "disk.img").stdout.splitlines():
-            if f'name="{partition}"' in line:
-                return int(line.split("start=")[1].split(",")[0])
-        raise AssertionError(f"no partition {partition}")
+        return start_of(self.path, partition)
 
     def __enter__(self):
         return self
@@ -132,10 +137,8 @@ class Node(loader.Machine):
         self._ended()
 
     def ssh(self, command, seconds=60, check=True):
-        argv = ["ssh", "-i", self.image.key, "-p", self._port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-                "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20", "-o", "BatchMode=yes", "root@127.0.0.1", command]
-        result = subprocess.run(list(map(str, argv)), text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
-        return checked(result).stdout if check else result
+        return run("ssh", "-i", self.image.key, "-p", self._port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+                "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20", "-o", "BatchMode=yes", "root@127.0.0.1", command, check=check, timeout=seconds).stdout
 
     def power_down(self):
         """As an operator does it. The data partition is let go of before that."""

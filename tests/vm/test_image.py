@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from image_builds import packages, run  # noqa: F401: a fixture
 from loader import choices
-from node_images import BOOT_S, CONFIRMED, Node, image  # noqa: F401: a fixture
+from node_images import BOOT_S, CONFIRMED, Node, image, start_of  # noqa: F401: a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(600)]
 
@@ -25,16 +25,27 @@ def status(node):
     return json.loads(node.ssh("drover-node --json status"))
 
 
-def flip_a_bit(node, partition, path):
+def flip_a_bit(image, disk, partition, path):  # noqa: F811
     """Of what that file of the root holds."""
-    listed = run("dump.erofs", f"--path={path}", "-e", node.image.at("root.img")).stdout
+    listed = run("dump.erofs", f"--path={path}", "-e", image.at("root.img")).stdout
     extent = re.search(r"^\s*\d+:\s+\d+\.\.\s*\d+ \|\s+\d+ :\s+(\d+)\.\.", listed, re.MULTILINE)
-    offset = node.start_of(partition) * 512 + int(extent.group(1)) + 100
-    with open(node.path, "r+b") as disk:
-        disk.seek(offset)
-        byte = disk.read(1)
-        disk.seek(offset)
-        disk.write(bytes([byte[0] ^ 1]))
+    offset = start_of(disk, partition) * 512 + int(extent.group(1)) + 100
+    with open(disk, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_verify_finds_it_good_and_a_changed_disk_bad(image, tmp_path):  # noqa: F811
+    verify = ("drover", "--json", "--state-dir", image.state, "image", "verify")
+    seen = json.loads(run(*verify, image.directory).stdout)
+    assert seen["good"] and "disk.img: root A under verity" in [check["name"] for check in seen["checks"]]
+    run("cp", "-a", "--sparse=always", image.directory, tmp_path / "changed")
+    flip_a_bit(image, tmp_path / "changed/disk.img", "drover-root-a", "/usr/lib/systemd/systemd")
+    failed = run(*verify, tmp_path / "changed", check=False)
+    bad = [check["name"] for check in json.loads(failed.stdout)["checks"] if not check["good"]]
+    assert failed.returncode == 1 and bad == ["disk.img", "disk.img: root A", "disk.img: root A under verity"], failed.stdout
 
 
 @pytest.mark.parametrize("firmware", BOOT_S)
@@ -66,7 +77,7 @@ def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_pat
         # An update of slot a, and while the power is off a bit of it goes wrong.
         node.ssh("drover-node slot mark-bad a && drover-node slot activate a --tries 2")
         node.power_down()
-        flip_a_bit(node, "drover-root-a", "/usr/lib/systemd/systemd")
+        flip_a_bit(image, node.path, "drover-root-a", "/usr/lib/systemd/systemd")
         for _ in range(2):
             node.on()
             node.resets()
@@ -77,7 +88,7 @@ def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_pat
         assert [slot["tries"] for slot in status(node)["slots"]] == [0, 3]
         node.power_down()
         # Both are bad.
-        flip_a_bit(node, "drover-root-b", "/usr/lib/systemd/systemd")
+        flip_a_bit(image, node.path, "drover-root-b", "/usr/lib/systemd/systemd")
         for _ in range(3):
             node.on()
             node.resets()
