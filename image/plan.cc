@@ -152,8 +152,10 @@ std::string next_version(const std::optional<Manifest>& there, const Definition&
   if (options.version) return *options.version;
   auto day = std::chrono::floor<std::chrono::days>(std::chrono::sys_seconds(std::chrono::seconds(clock)));
   auto version = std::stoull(std::format("{:%Y%m%d}01", day));
-  if (there && there->name == definition.name && there->inputs != plan.inputs)
+  if (there && there->name == definition.name) {
+    if (there->inputs == plan.inputs) return there->version;  // with another one its bytes would be others
     version = std::max(version, std::stoull(there->version) + 1);
+  }
   return std::to_string(version);
 }
 

@@ -37,8 +37,8 @@ std::optional<Manifest> image_there(base::Context& context, const BuildOptions& 
 bool is_current(const Manifest& there, const Definition& definition, const Plan& plan,
                 const BuildOptions& options);
 
-/// The one that is asked for; else the day of `clock`, that of the youngest package, and a count that goes on
-/// from the image that has the name now, where that one is made of something else.
+/// The one that is asked for; else that of the image that has the name now, where it is made of the same;
+/// else the day of `clock`, that of the youngest package, and a count that goes on from that image's.
 std::string next_version(const std::optional<Manifest>& there, const Definition& definition, const Plan& plan,
                          const BuildOptions& options, int64_t clock);
 
