@@ -49,6 +49,10 @@ class Content {
     directories(fs::path(path).parent_path());
     entries_[path] = {S_IFREG | mode, content};
   }
+  void link(const std::string& path, const std::string& target) {
+    directories(fs::path(path).parent_path());
+    entries_[path] = {S_IFLNK | 0777, target};
+  }
   void directories(const fs::path& path) {
     if (path.empty() || path == "/" || entries_.contains(path)) return;
     directories(path.parent_path());
@@ -64,9 +68,16 @@ class Content {
   std::map<std::string, std::pair<unsigned, std::string>> entries_;
 };
 
-/// A module without its own compression, which would keep the archive's from working.
-std::string unpacked_module(base::Context& context, const std::string& path, const std::string& work) {
-  std::string copy = work + "/module";
+/// A path without the end that says how the file is compressed.
+std::string plain_name(const std::string& path) {
+  for (std::string_view end : {".xz", ".zst"})
+    if (path.ends_with(end)) return path.substr(0, path.size() - end.size());
+  return path;
+}
+
+/// A file without its own compression, which would keep the archive's from working.
+std::string unpacked(base::Context& context, const std::string& path, const std::string& work) {
+  std::string copy = work + "/unpacked";
   if (path.ends_with(".xz"))
     context.runner.run({.argv = {"sh", "-c", "exec xz --decompress --stdout \"$0\" >\"$1\"", path, copy}});
   else if (path.ends_with(".zst"))
@@ -76,30 +87,50 @@ std::string unpacked_module(base::Context& context, const std::string& path, con
   return base::read_file(copy);
 }
 
-}  // namespace
-
-void make_initrd(base::Context& context, const InitrdParts& parts, const std::string& work,
-                 const std::string& file) {
+Content drivers(base::Context& context, const InitrdParts& parts, const std::string& work) {
   Content content;
   for (const char* directory : {"/dev", "/proc", "/run", "/sys", "/sysroot", "/tmp"})
     content.directories(directory);
-  content.file("/init", base::read_file(parts.init), 0755);
   std::string list;
   for (const std::string& module : parts.modules) {
-    std::string path = parts.module_directory + "/" + module;
-    path = path.substr(0, path.rfind(".ko") + 3);
-    content.file(path, unpacked_module(context, parts.root + parts.module_directory + "/" + module, work),
-                 0644);
+    std::string path = plain_name(parts.module_directory + "/" + module);
+    content.file(path, unpacked(context, parts.root + parts.module_directory + "/" + module, work), 0644);
     list += path + "\n";
   }
   content.file("/lib/drover-modules", list, 0644);
-  std::string plain = work + "/initrd";
+  for (const std::string& file : parts.firmware) {
+    // The kernel looks in /lib/firmware, which in the initrd is no link.
+    std::string path = plain_name(file.substr(file.find("/lib/firmware/")));
+    std::string source = parts.root + file;
+    if (fs::is_symlink(source))
+      content.link(path, plain_name(fs::read_symlink(source)));
+    else
+      content.file(path, unpacked(context, source, work), 0644);
+  }
+  return content;
+}
+
+/// Compressed behind what `initrd` has already.
+void append(base::Context& context, const Content& content, const std::string& work, std::string& initrd) {
+  std::string plain = work + "/archive";
   base::write_file(plain, content.archive());
   // Early in the boot the kernel unpacks xz only with these checks, and a dictionary of what it can allocate.
   context.runner.run(
       {.argv = {"xz", "--check=crc32", "--threads=1", "--lzma2=preset=9e,dict=16MiB", "--force", plain},
        .timeout = std::chrono::minutes(10)});
-  fs::rename(plain + ".xz", file);
+  initrd += base::read_file(plain + ".xz");
+}
+
+}  // namespace
+
+void make_initrd(base::Context& context, const InitrdParts& parts, const std::string& work,
+                 const std::string& file) {
+  std::string initrd;
+  append(context, drivers(context, parts, work), work, initrd);
+  Content program;
+  program.file("/init", base::read_file(parts.init), 0755);
+  append(context, program, work, initrd);
+  base::write_file(file, initrd);
 }
 
 }  // namespace image

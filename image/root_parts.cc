@@ -52,6 +52,12 @@ class RootMaker {
  private:
   [[nodiscard]] std::string part(const std::string& name) const { return directory_ + "/" + name; }
   [[nodiscard]] std::string modules() const { return "/usr/lib/modules/" + kernel_; }
+  /// Of files in modules().
+  [[nodiscard]] std::set<std::string> firmware_for(const std::vector<std::string>& files) const {
+    std::vector<std::string> paths;
+    for (const std::string& file : files) paths.push_back(tree_ + modules() + "/" + file);
+    return firmware_of(context_, paths);
+  }
 
   void make_initrd_part(const rootfs::Workspace& workspace, const ModuleTables& tables) {
     base::Phase phase(context_.progress, "initrd");
@@ -62,7 +68,12 @@ class RootMaker {
     InitrdParts parts = {.root = tree_,
                          .init = tree_ + std::string(kInit),
                          .module_directory = modules(),
-                         .modules = tables.files(wanted_modules(definition_, tables, Needed::kInInitrd))};
+                         .modules = tables.files(wanted_modules(definition_, tables, Needed::kInInitrd)),
+                         .firmware = {}};
+    // Its drivers find their devices here, and some ask for firmware only then: qede, and ice, have no
+    // network without.
+    std::set<std::string> firmware = firmware_files(tree_, firmware_for(parts.modules));
+    parts.firmware.assign(firmware.begin(), firmware.end());
     const auto& inputs = source_.plan.inputs;
     std::string key = base::sha256_file_hex(parts.init) + kernel_ + inputs.at("packages") +
                       inputs.at("format") + inputs.at("tools");
@@ -81,10 +92,8 @@ class RootMaker {
   void strip(const ModuleTables& tables, const Installed& installed) {
     base::Phase phase(context_.progress, "strip");
     std::vector<std::string> kept = tables.files(wanted_modules(definition_, tables, Needed::kOnNode));
-    std::vector<std::string> kept_paths;
-    for (const std::string& file : kept) kept_paths.push_back(tree_ + modules() + "/" + file);
-    auto removed = strip_root(tree_, definition_.strip, kernel_, {kept.begin(), kept.end()},
-                              firmware_of(context_, kept_paths));
+    auto removed =
+        strip_root(tree_, definition_.strip, kernel_, {kept.begin(), kept.end()}, firmware_for(kept));
     context_.runner.run({.argv = {"depmod", "--basedir=" + tree_, kernel_}});
     // kmod reads the .bin files.
     for (const char* name :

@@ -66,28 +66,6 @@ bool matches(const std::vector<std::string>& patterns, const std::string& path, 
 
 constexpr std::string_view kFirmware = "/usr/lib/firmware/";
 
-/// The files that patterns below /usr/lib/firmware name (the kernel finds them with .xz or .zst behind, too),
-/// and what those lead to that are symlinks.
-std::set<std::string> firmware_files(const std::string& root, const std::set<std::string>& firmware) {
-  std::set<std::string> files;
-  std::vector<std::string> patterns(firmware.begin(), firmware.end());
-  std::error_code missing;
-  fs::path top = root + std::string(kFirmware);
-  for (auto entry = fs::recursive_directory_iterator(top, missing);
-       entry != fs::recursive_directory_iterator(); ++entry) {
-    if (!entry->is_symlink() && entry->is_directory()) continue;
-    std::string name = entry->path().lexically_relative(top);
-    for (std::string_view end : {".xz", ".zst"})
-      if (name.ends_with(end)) name.resize(name.size() - end.size());
-    if (!firmware.contains(name) && !matches(patterns, name)) continue;
-    // "/" is the root's own: an absolute link begins there, and no ".." leads above it.
-    fs::path file = "/" / entry->path().lexically_relative(root);
-    while (files.insert(file).second && fs::is_symlink(root + file.string()))
-      file = (file.parent_path() / fs::read_symlink(root + file.string())).lexically_normal();
-  }
-  return files;
-}
-
 /// The tree while rules take from it. A directory that holds what is kept stays, with nothing else in it.
 class Stripper {
  public:
@@ -152,6 +130,26 @@ class Stripper {
 };
 
 }  // namespace
+
+std::set<std::string> firmware_files(const std::string& root, const std::set<std::string>& firmware) {
+  std::set<std::string> files;
+  std::vector<std::string> patterns(firmware.begin(), firmware.end());
+  std::error_code missing;
+  fs::path top = root + std::string(kFirmware);
+  for (auto entry = fs::recursive_directory_iterator(top, missing);
+       entry != fs::recursive_directory_iterator(); ++entry) {
+    if (!entry->is_symlink() && entry->is_directory()) continue;
+    std::string name = entry->path().lexically_relative(top);
+    for (std::string_view end : {".xz", ".zst"})
+      if (name.ends_with(end)) name.resize(name.size() - end.size());
+    if (!firmware.contains(name) && !matches(patterns, name)) continue;
+    // "/" is the root's own: an absolute link begins there, and no ".." leads above it.
+    fs::path file = "/" / entry->path().lexically_relative(root);
+    while (files.insert(file).second && fs::is_symlink(root + file.string()))
+      file = (file.parent_path() / fs::read_symlink(root + file.string())).lexically_normal();
+  }
+  return files;
+}
 
 std::map<std::string, Removed> strip_root(const std::string& root, const Definition::Strip& strip,
                                           const std::string& kernel_version,

@@ -24,4 +24,8 @@ std::map<std::string, Removed> strip_root(const std::string& root, const Definit
                                           const std::set<std::string>& modules,
                                           const std::set<std::string>& firmware);
 
+/// The files that patterns below /usr/lib/firmware name (the kernel finds them with .xz or .zst behind, too),
+/// and what those lead to that are symlinks: paths in `root`, from its /.
+std::set<std::string> firmware_files(const std::string& root, const std::set<std::string>& firmware);
+
 }  // namespace image

@@ -4,9 +4,9 @@ Both sides have their packages in caches, and nothing else: drover no root and n
 incremental tree. Neither asks a mirror (--offline, CacheOnly=always). They build node-vm by turns.
 
 mkosi (Debian 13's) builds what is nearest to node-vm: the same packages, in the same versions and from the same place (drover's
-own apt settings, with sid's CRIU), our drover-node by a local repository, and systemd-boot-efi, whose stub it needs; no
-documentation, the same drop list (RemoveFiles=) and kernel modules; a GPT disk with an ESP and an erofs root of the same
-compression, with dm-verity, as a definition of systemd-repart. It differs in:
+own apt settings, with sid's CRIU), our drover-node by a local repository, and systemd-boot-efi, whose stub it needs. It has no
+strip rules; a finalize script takes out of its /usr what is not in drover's, so that both pack the same. It makes a GPT disk with
+an ESP and an erofs root of the same compression, with dm-verity, by definitions of systemd-repart. It differs in:
 - a UKI for UEFI only (Bootloader=uki), where drover has GRUB for BIOS and UEFI;
 - an initrd of mkosi's own, with systemd in it and packed by zstd, as it makes one when none is given. What it takes for that stands
   beside, so that one can subtract it; drover's initrd is made anew, too;
@@ -31,8 +31,17 @@ BUILD = ROOT / "build/release"
 PEER = ("mkosi", "reprepro")
 BIG = ("root.img", "vmlinuz", "initrd")
 MB = 1_000_000
-# Those that drover strips without being told (rootfs/strip.cc, image/strip.cc), as far as mkosi does not.
-STRIPPED = ("/usr/share/locale/*", "/usr/share/i18n", "/usr/share/doc/*", "/usr/share/lintian", "/boot/*")
+FINALIZE = """#!/bin/sh
+set -eu
+export LC_ALL=C
+cat >/tmp/kept <<'KEPT'
+{kept}
+KEPT
+cd "$BUILDROOT"
+find usr ! -type d | sort | comm -23 - /tmp/kept | xargs -d '\\n' -r rm
+find usr -mindepth 1 -type d -empty -delete
+rm -rf boot/*
+"""
 # A new function in front of all others: every address behind it moves, as after a change of the source.
 CHANGE = """
 extern "C" __attribute__((used, retain, noinline)) unsigned long long drover_bench_change(const unsigned char* p, unsigned long n) {
@@ -120,16 +129,16 @@ def install_peer():
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, timeout=1200)
 
 
-def modules_of(image, work):
-    """Names of all kernel modules of an image: those of its root and of its initrd."""
-    work.mkdir(exist_ok=True)
-    subprocess.run(["fsck.erofs", f"--extract={work}/root", "--overwrite", image / "root.img"], check=True, stdout=subprocess.DEVNULL,
+def files_of(image, work):
+    """Paths below /usr of what an image has in its root, and of the kernel modules in its initrd, as a root has them."""
+    work.mkdir()
+    subprocess.run(["fsck.erofs", f"--extract={work}/root", image / "root.img"], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)
-    names = {file.name.partition(".ko")[0] for file in (work / "root/usr/lib/modules").rglob("*.ko*")}
-    shutil.rmtree(work / "root")
+    files = {str(file.relative_to(work / "root")) for file in (work / "root/usr").rglob("*") if file.is_symlink() or not file.is_dir()}
+    shutil.rmtree(work)
     plain = subprocess.run(["xz", "--decompress", "--stdout", image / "initrd"], check=True, stdout=subprocess.PIPE).stdout
     listed = subprocess.run(["cpio", "--list", "--quiet"], input=plain, check=True, stdout=subprocess.PIPE).stdout.decode()
-    return names | {line.rpartition("/")[2].partition(".ko")[0] for line in listed.splitlines() if line.endswith(".ko")}
+    return files | {f"{line}.xz" for line in listed.splitlines() if line.endswith(".ko")}
 
 
 class Mkosi:
@@ -144,17 +153,22 @@ class Mkosi:
         self.apt_settings(definition)
         for package in BUILD.glob("drover-node_*.deb"):
             shutil.copy(package, place / "packages")
-        kernel = json.loads((node / "manifest.json").read_text(encoding="utf-8"))["kernel"]["version"]
+        kernel = json.loads((node / "manifest.json").read_text(encoding="utf-8"))["kernel_version"]
+        aside = [f"usr/lib/modules/{kernel}/vmlinuz", "usr/lib/systemd/boot/"]  # mkosi wants them, and puts them into the ESP
         algorithm, _, level = definition["root"]["compression"].partition(",")
         self.partition("00-esp", Type="esp", Format="vfat", CopyFiles="/efi:/", SizeMinBytes="128M", SizeMaxBytes="128M")
         self.partition("10-root", Type="root", Format="erofs", Compression=algorithm, CompressionLevel=level, CopyFiles="/",
                        Verity="data", VerityMatchKey="root", Minimize="best",
-                       ExcludeFiles=[f"/usr/lib/modules/{kernel}/vmlinuz", "/usr/lib/systemd/boot/"])  # they are in the ESP
+                       ExcludeFiles=[f"/{path}" for path in aside])
         self.partition("20-verity", Type="root-verity", Verity="hash", VerityMatchKey="root", Minimize="best")
         packages = [word.partition("/")[0] for word in definition["packages"]]
-        modules = [f"/{name}\\.ko" for name in sorted(modules_of(node, place / "modules"))]
-        self.configuration(packages + [definition["kernel"]["package"], "systemd-boot-efi"],
-                           [*definition["strip"]["drop"], *STRIPPED], modules, definition["root"]["cluster"])
+        self.finalize_script(files_of(node, place / "extracted") | {aside[0], aside[1] + "efi/linuxx64.efi.stub"})
+        self.configuration([*packages, definition["kernel"]["package"], "systemd-boot-efi"], definition["root"]["cluster"])
+
+    def finalize_script(self, kept):
+        script = self.place / "finalize.sh"
+        script.write_text(FINALIZE.format(kept="\n".join(sorted(kept, key=str.encode))), encoding="utf-8")
+        script.chmod(0o755)
 
     def apt_settings(self, definition):
         """drover's own: the same mirror, suites and preferences. The newest is of the build just done."""
@@ -174,13 +188,12 @@ class Mkosi:
             text += "".join(f"{key}={value}\n" for value in (values if isinstance(values, list) else [values]) if value)
         (self.place / f"repart/{name}.conf").write_text(text, encoding="utf-8")
 
-    def configuration(self, packages, removed, modules, cluster):
+    def configuration(self, packages, cluster):
         settings = {
             "Distribution": {"Distribution": "debian", "Release": "trixie"},
             "Output": {"Format": "disk", "Output": "node", "OutputDirectory": self.place / "out", "RepartDirectories": self.place / "repart"},
             "Content": {"Packages": packages, "PackageDirectories": self.place / "packages", "WithDocs": "no", "Bootable": "yes",
-                        "Bootloader": "uki", "CleanPackageMetadata": "yes", "RemoveFiles": removed,
-                        "KernelModulesExclude": ".*", "KernelModulesInclude": modules},
+                        "Bootloader": "uki", "CleanPackageMetadata": "yes", "FinalizeScripts": self.place / "finalize.sh"},
             "Build": {"SandboxTrees": self.place / "sandbox", "PackageCacheDirectory": CACHE / "mkosi", "BuildSources": "",
                       "Environment": f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS=-C{cluster}"},
         }
@@ -205,8 +218,7 @@ class Mkosi:
                     log.append(line)
                     for step, words in steps.items():
                         if words in line:
-                            # The modules of the root are looked through before its disk image is.
-                            began[step] = time.monotonic() if step == "boot" else began.get(step, time.monotonic())
+                            began[step] = began.get(step, time.monotonic())
             end = time.monotonic()
         if child.returncode != 0:
             raise RuntimeError(f"mkosi ended with {child.returncode}:\n{''.join(log)[-3000:]}")

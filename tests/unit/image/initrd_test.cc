@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <charconv>
+#include <utility>
 
 #include "tests/unit/image/image_samples.h"
 #include "tests/unit/image/tree_samples.h"
@@ -18,9 +20,12 @@ struct Entry {
   std::string content;
 };
 
-/// All up to the trailer; what is not as it should be fails the test.
-std::vector<Entry> entries_of(const std::string& bytes) {
-  std::vector<Entry> entries;
+using Archive = std::vector<Entry>;
+
+/// The archives behind one another; what is not as it should be fails the test.
+std::vector<Archive> archives_of(const std::string& bytes) {
+  std::vector<Archive> archives;
+  Archive entries;
   for (size_t at = 0; at + 110 <= bytes.size();) {
     auto number = [&](size_t field) {
       unsigned value = 0;
@@ -40,14 +45,15 @@ std::vector<Entry> entries_of(const std::string& bytes) {
                    .content = bytes.substr(content, number(6))};
     EXPECT_EQ(bytes.at(name + number(11) - 1), '\0');
     if (entry.name == "TRAILER!!!") {
-      EXPECT_EQ(bytes.find_first_not_of('\0', content), std::string::npos) << "behind the trailer";
-      return entries;
+      archives.push_back(std::exchange(entries, {}));
+      at = std::min(bytes.find_first_not_of('\0', content), bytes.size());
+      continue;
     }
     at = (content + number(6) + 3) / 4 * 4;
     entries.push_back(entry);
   }
-  ADD_FAILURE() << "no trailer";
-  return entries;
+  EXPECT_TRUE(entries.empty()) << "no trailer";
+  return archives;
 }
 
 class Initrd : public ::testing::Test {
@@ -75,30 +81,37 @@ class Initrd : public ::testing::Test {
                 {.root = tree_.path(),
                  .init = tree_.path() + "/usr/lib/drover/drover-init",
                  .module_directory = kDirectory,
-                 .modules = modules_},
+                 .modules = modules_,
+                 .firmware = firmware_},
                 work_, file_);
   }
-  std::vector<Entry> read() {
-    return entries_of(
+  std::vector<Archive> read() {
+    return archives_of(
         here_.runner.run({.argv = {"xz", "--decompress", "--stdout", "--format=xz", file_}}).out);
+  }
+  std::map<std::string, Entry> read_all() {
+    std::map<std::string, Entry> by_name;
+    for (const Archive& archive : read())
+      for (const Entry& entry : archive) {
+        EXPECT_TRUE(by_name.emplace(entry.name, entry).second) << entry.name << " twice";
+        std::string parent = std::filesystem::path(entry.name).parent_path();
+        EXPECT_TRUE(parent.empty() || by_name.contains(parent)) << entry.name << " before its directory";
+        EXPECT_TRUE(entry.owner == 0 && entry.group == 0 && entry.time == 0) << entry.name;
+      }
+    return by_name;
   }
 
   TestContext here_;
   SampleTree tree_;
   std::vector<std::string> modules_ = {"kernel/lib/z-first.ko.xz", "kernel/fs/a_second.ko",
                                        "kernel/fs/third.ko.zst"};
+  std::vector<std::string> firmware_;
   std::string work_ = tree_.path() + "-work", file_ = work_ + "/done";
 };
 
 TEST_F(Initrd, HoldsInitAndModulesUnpacked) {
   make();
-  std::map<std::string, Entry> by_name;
-  for (const Entry& entry : read()) {
-    EXPECT_TRUE(by_name.emplace(entry.name, entry).second) << entry.name << " twice";
-    std::string parent = std::filesystem::path(entry.name).parent_path();
-    EXPECT_TRUE(parent.empty() || by_name.contains(parent)) << entry.name << " stands before its directory";
-    EXPECT_TRUE(entry.owner == 0 && entry.group == 0 && entry.time == 0) << entry.name;
-  }
+  std::map<std::string, Entry> by_name = read_all();
   auto expect_file = [&](const std::string& name, unsigned mode, const std::string& content) {
     ASSERT_TRUE(by_name.contains(name)) << name;
     EXPECT_EQ(by_name[name].mode, S_IFREG | mode) << name;
@@ -119,15 +132,40 @@ TEST_F(Initrd, HoldsInitAndModulesUnpacked) {
 
 TEST_F(Initrd, ListsModulesInLoadOrder) {
   make();
-  std::string list;
-  std::set<unsigned> inodes;
-  for (const Entry& entry : read()) {
-    if (entry.name == "lib/drover-modules") list = entry.content;
-    EXPECT_TRUE(inodes.insert(entry.inode).second) << "two names of one file";
+  for (const Archive& archive : read()) {
+    std::set<unsigned> inodes;
+    for (const Entry& entry : archive)
+      EXPECT_TRUE(inodes.insert(entry.inode).second) << "two names of one file";
   }
-  EXPECT_EQ(list,
+  EXPECT_EQ(read_all()["lib/drover-modules"].content,
             "/usr/lib/modules/6.12.1/kernel/lib/z-first.ko\n/usr/lib/modules/6.12.1/kernel/fs/a_second.ko\n"
             "/usr/lib/modules/6.12.1/kernel/fs/third.ko\n");
+}
+
+/// Where the kernel looks for it: the initrd has no link from /lib to /usr/lib.
+TEST_F(Initrd, HoldsFirmwareWhereTheKernelLooks) {
+  tree_.put("/usr/lib/firmware/x/qed.bin", "firmware of qed");
+  std::filesystem::create_symlink("qed.bin", tree_.path() + "/usr/lib/firmware/x/old.bin");
+  firmware_ = {"/usr/lib/firmware/x/old.bin", "/usr/lib/firmware/x/qed.bin"};
+  make();
+  std::map<std::string, Entry> by_name = read_all();
+  EXPECT_EQ(by_name["lib/firmware/x/qed.bin"].content, "firmware of qed");
+  EXPECT_EQ(by_name["lib/firmware/x/old.bin"].mode, S_IFLNK | 0777u);
+  EXPECT_EQ(by_name["lib/firmware/x/old.bin"].content, "qed.bin");
+}
+
+/// So a delta from one drover to the next is small.
+TEST_F(Initrd, AnotherInitChangesTheLastArchiveOnly) {
+  make();
+  std::string old = base::read_file(file_);
+  size_t last = old.rfind("\xfd" "7zXZ");
+  ASSERT_NE(last, 0u);
+  EXPECT_EQ(read().size(), 2u);
+  tree_.put("/usr/lib/drover/drover-init", "another init", 0644);
+  make();
+  std::string changed = base::read_file(file_);
+  EXPECT_EQ(changed.substr(0, last), old.substr(0, last));
+  EXPECT_NE(changed, old);
 }
 
 /// The kernel's own xz knows CRC32 and no other check (lib/xz, and xz-file-format.txt 1.1.0, 2.1.1.2).
