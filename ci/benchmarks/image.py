@@ -246,7 +246,7 @@ def measure_time(bench, runs, seen):
     bench.build("node-vm", "node-vm")  # fetches the packages
     install_peer()
     mkosi = Mkosi(bench.place / "mkosi", bench.image("node-vm"))
-    mkosi.build("metadata" if (CACHE / "mkosi/lib").exists() else "auto")
+    mkosi.build("auto")  # fetches its packages
     for _ in range(runs):
         shutil.rmtree(CACHE / "image", ignore_errors=True)
         shutil.rmtree(bench.image("node-vm"), ignore_errors=True)
