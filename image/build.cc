@@ -1,25 +1,39 @@
 #include "image/build.h"
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/pause.h"
 #include "image/boot_parts.h"
+#include "image/cache.h"
 #include "image/new_image.h"
 #include "image/plan.h"
 #include "image/root_parts.h"
+#include "rootfs/space.h"
 #include "rootfs/workspace.h"
 
 namespace image {
 namespace {
 
+constexpr const char* kMakeRoom = "free some, or name another directory with -o";
+
+/// Between two steps: where the build may stop, and for crash tests.
+void done(std::string_view step) {
+  base::pause_point(std::format("build.{}", step));
+  base::check_interrupt();
+}
+
 /// From the plan to the commit, in a private mount namespace.
 BuildResult build_here(base::Context& context, const Definition& definition, const BuildOptions& options) {
   base::Keys keys(definition.keys.empty() ? options.keys_dir : definition.keys);
   rootfs::Apt apt(context, origin_of(definition), options.cache_dir);
+  remove_leftovers(options.cache_dir);
   Plan plan = make_plan(context, apt, definition, options);
   std::optional<Manifest> there = image_there(context, options, keys);
   if (there && is_current(*there, definition, plan, options)) return {.manifest = *there, .unchanged = true};
 
-  base::check_interrupt();
+  done("planned");
   apt.download(plan.packages, "");
   int64_t clock = apt.youngest(plan.packages);
   std::string version = next_version(there, definition, plan, options, clock);
@@ -33,11 +47,13 @@ BuildResult build_here(base::Context& context, const Definition& definition, con
                                     .plan = plan,
                                     .version = version,
                                     .clock = clock,
-                                    .cache_dir = options.cache_dir},
+                                    .cache_dir = options.cache_dir,
+                                    .no_space_hint = kMakeRoom},
                                    workspace, image.directory());
-  base::check_interrupt();
+  done("packed");
   make_boot_parts(context, definition, made.root, image.directory());
   DiskLayout layout = make_disk_part(context, definition, clock, options, image.directory());
+  done("composed");
 
   Manifest manifest = {.name = definition.name,
                        .version = version,
@@ -61,13 +77,22 @@ BuildResult build_here(base::Context& context, const Definition& definition, con
 }  // namespace
 
 BuildResult build(base::Context& context, const Definition& definition, const BuildOptions& options) {
+  namespace fs = std::filesystem;
+  auto explained = [&](base::Error error) {
+    error.context("building " + definition.name);
+    return rootfs::explained(error, definition.name,
+                             {{options.cache_dir, "free some, or name another place with --cache-dir"},
+                              {fs::absolute(options.out).parent_path(), kMakeRoom}});
+  };
   BuildResult result;
   rootfs::in_private_mounts(context, [&] {
     try {
       result = build_here(context, definition, options);
-    } catch (base::Error& error) {
-      error.context("building " + definition.name);
-      throw;
+    } catch (const base::Error& error) {
+      throw explained(error);
+    } catch (const fs::filesystem_error& problem) {
+      const fs::path& path = problem.path2().empty() ? problem.path1() : problem.path2();
+      throw explained(base::Error("cannot write " + path.string(), problem.code().value()));
     }
   });
   return result;

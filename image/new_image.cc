@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/hash.h"
+#include "base/pause.h"
 #include "image/sbom.h"
 
 namespace image {
@@ -52,7 +53,10 @@ Manifest NewImage::commit(base::Context& context, Manifest manifest, const base:
     manifest.parts = parts_in(directory());
   }
   write_manifest(directory(), manifest, keys);
+  base::pause_point("build.signed");
+  base::check_interrupt();
   exchange();
+  base::pause_point("build.named");
   return manifest;
 }
 

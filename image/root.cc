@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/hash.h"
 #include "base/text.h"
+#include "image/cache.h"
 #include "rootfs/strip.h"
 #include "rootfs/tree.h"
 
@@ -160,8 +161,7 @@ void place_user(const Definition& definition, const Definition::User& user, cons
 void install_root(base::Context& context, const rootfs::Apt& apt, const std::vector<Package>& packages,
                   const std::vector<std::string>& local_packages, const std::string& suite, int64_t clock,
                   const std::string& cache_dir, const std::string& tree) {
-  std::string roots = cache_dir + "/image/roots";
-  std::string cached = roots + "/" + root_key(apt, packages, suite) + ".tar";
+  std::string cached = cache_dir + "/image/roots/" + root_key(apt, packages, suite) + ".tar";
   if (base::exists(cached)) {
     base::Phase phase(context.progress, "unpack packages");
     std::vector<std::string> argv = {"tar", "--extract", "--file=" + cached, "--directory=" + tree};
@@ -170,12 +170,12 @@ void install_root(base::Context& context, const rootfs::Apt& apt, const std::vec
   } else {
     bootstrap(context, apt, packages, suite, clock, tree);
     base::Phase phase(context.progress, "keep for the next build");
-    base::make_directories(roots);
-    std::vector<std::string> argv = {"tar", "--create", "--file=" + cached + ".part", "--directory=" + tree};
-    for (const std::string& option : tar_options()) argv.push_back(option);
-    argv.emplace_back(".");
-    context.runner.run({.argv = argv, .timeout = kInstallTimeout});
-    fs::rename(cached + ".part", cached);
+    make_cached(cached, [&](const std::string& half) {
+      std::vector<std::string> argv = {"tar", "--create", "--file=" + half, "--directory=" + tree};
+      for (const std::string& option : tar_options()) argv.push_back(option);
+      argv.emplace_back(".");
+      context.runner.run({.argv = argv, .timeout = kInstallTimeout});
+    });
   }
   install_local(context, local_packages, clock, tree);
 }

@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/hash.h"
+#include "base/pause.h"
+#include "image/cache.h"
 #include "image/closure.h"
 #include "image/contents.h"
 #include "image/initrd.h"
@@ -40,6 +42,8 @@ class RootMaker {
   RootParts run(const rootfs::Apt& apt, const rootfs::Workspace& workspace) {
     install_root(context_, apt, source_.plan.packages, source_.plan.own_packages, definition_.suite,
                  source_.clock, source_.cache_dir, tree_);
+    base::pause_point("build.installed");
+    base::check_interrupt();
     Installed installed = installed_in(tree_);
     kernel_ = kernel_version_of(tree_);
     fs::copy_file(tree_ + "/boot/vmlinuz-" + kernel_, part("vmlinuz"));
@@ -78,13 +82,11 @@ class RootMaker {
     std::string key = base::sha256_file_hex(parts.init) + kernel_ + inputs.at("packages") +
                       inputs.at("format") + inputs.at("tools");
     for (const std::string& module : parts.modules) key += "\n" + module;
-    std::string kept = source_.cache_dir + "/image/initrds", cached = kept + "/" + base::sha256_hex(key);
+    std::string cached = source_.cache_dir + "/image/initrds/" + base::sha256_hex(key);
     if (!base::exists(cached)) {
-      base::make_directories(kept);
       std::string made = workspace.directory("initrd") + "/done";
       make_initrd(context_, parts, workspace.directory("initrd"), made);
-      fs::copy_file(made, cached + ".part", fs::copy_options::overwrite_existing);
-      fs::rename(cached + ".part", cached);
+      make_cached(cached, [&](const std::string& half) { fs::copy_file(made, half); });
     }
     fs::copy_file(cached, part("initrd"));
   }
@@ -123,7 +125,8 @@ class RootMaker {
                         .clock = source_.clock,
                         .uuid = rootfs::uuid_from(definition_.hash + " root"),
                         .compression = definition_.root.compression,
-                        .cluster = definition_.root.cluster},
+                        .cluster = definition_.root.cluster,
+                        .no_space_hint = source_.no_space_hint},
                        size.most_packed, part("root.img"));
     base::Phase phase(context_.progress, "verity");
     return add_hash_area(part("root.img"), base::sha256_hex(definition_.hash + " salt"),

@@ -19,6 +19,7 @@ struct RootSource {
   std::string version;
   int64_t clock = 0;
   std::string cache_dir;
+  std::string no_space_hint;  ///< what to do where there is no room for the parts
 };
 
 /// What its manifest says of them.

@@ -23,13 +23,13 @@ constexpr uint64_t kBlock = 4096;
 constexpr uint64_t kMostOfAnEntry = 512;
 
 /// mkfs.erofs (1.8.6) does not end when it cannot write: it waits for itself.
-void require_space(const std::string& directory, uint64_t bytes) {
+void require_space(const std::string& directory, uint64_t bytes, const std::string& hint) {
   struct statvfs status;
   if (::statvfs(directory.c_str(), &status) != 0) throw base::sys_error("cannot look at {}", directory);
   if (uint64_t free = status.f_bavail * status.f_frsize; free < bytes)
     throw base::error("no space left in {}: an image of up to {} is to be written, {} are free", directory,
                       base::human_size(bytes), base::human_size(free))
-        .hint("free some; `drover template gc --keep 1` removes layers that no box uses");
+        .hint(hint);
 }
 
 }  // namespace
@@ -68,7 +68,7 @@ TreeSize settle(const std::string& root, int64_t clock) {
 }
 
 void make_erofs(base::Context& context, const Erofs& erofs, uint64_t most, const std::string& file) {
-  require_space(fs::path(file).parent_path(), most);
+  require_space(fs::path(file).parent_path(), most, erofs.no_space_hint);
   base::Phase phase(context.progress, "pack");
   // With that variable it would have other times than those that -T asks for.
   std::vector<std::string> argv = {"env",

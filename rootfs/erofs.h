@@ -27,6 +27,7 @@ struct Erofs {
   std::string compression;  ///< as mkfs.erofs -z takes it, such as "zstd,level=3"
   unsigned cluster = 4096;  ///< bytes that are compressed as one, at most
   std::vector<std::string> more = {};
+  std::string no_space_hint = {};  ///< what to do where there is no room for it
 };
 
 /// Makes `file`. `most` is how large it can become (TreeSize::most_packed): it throws when that is not free.

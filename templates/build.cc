@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <nlohmann/json.hpp>
 #include <sys/file.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include "base/text.h"
 #include "rootfs/apt.h"
 #include "rootfs/erofs.h"
+#include "rootfs/space.h"
 #include "rootfs/strip.h"
 #include "rootfs/tree.h"
 #include "rootfs/workspace.h"
@@ -26,7 +26,6 @@ using nlohmann::json;
 /// Grows when the same definition and packages shall give other layers than before.
 constexpr int kBuildFormat = 1;
 constexpr auto kBootstrapTimeout = std::chrono::minutes(60);
-constexpr uint64_t kAlmostFull = 16 << 20;
 
 json file_json(const Definition::File& file) {
   return {{"path", file.path},
@@ -353,24 +352,6 @@ class Build {
   rootfs::TreeSize size_;
 };
 
-bool almost_full(const std::string& path) {
-  struct statvfs status;
-  return ::statvfs(path.c_str(), &status) == 0 && status.f_bavail * status.f_frsize < kAlmostFull;
-}
-
-/// For when another program or the kernel said so: with the place and the way out.
-base::Error no_space(const Definition& definition, const Store& store, const BuildOptions& options) {
-  std::string where, hint = "a build works in memory: about 1 GiB has to be free";
-  if (almost_full(options.cache_dir)) {
-    where = " in " + options.cache_dir;
-    hint = "free some, or name another place with --cache-dir";
-  } else if (almost_full(store.state_dir())) {
-    where = " in " + store.state_dir();
-    hint = "`drover template gc --keep 1` frees what no box uses";
-  }
-  return base::error("no space left to build {}{}", definition.name, where).hint(hint);
-}
-
 }  // namespace
 
 BuildResult build(base::Context& context, Store& store, const Definition& definition,
@@ -384,9 +365,10 @@ BuildResult build(base::Context& context, Store& store, const Definition& defini
     try {
       result = Build(context, store, definition, options).run();
     } catch (base::Error& error) {
-      if (error.message().contains("No space left on device")) throw no_space(definition, store, options);
       error.context("building " + definition.name);
-      throw;
+      throw rootfs::explained(error, definition.name,
+                              {{options.cache_dir, "free some, or name another place with --cache-dir"},
+                               {store.state_dir(), "`drover template gc --keep 1` frees what no box uses"}});
     }
   });
   return result;

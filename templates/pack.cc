@@ -99,14 +99,16 @@ Layer pack(base::Context& context, const std::string& root, int64_t clock, const
            uint64_t most, const std::string& file) {
   // A box that changed one name of a hard link could not take the others along when it moves: overlayfs's
   // index belongs to one mount.
-  rootfs::make_erofs(context,
-                     {.root = root,
-                      .clock = clock,
-                      .uuid = rootfs::uuid_from(seed),
-                      .compression = kCompression,
-                      .cluster = kCluster,
-                      .more = {"--hard-dereference"}},
-                     most, file);
+  rootfs::make_erofs(
+      context,
+      {.root = root,
+       .clock = clock,
+       .uuid = rootfs::uuid_from(seed),
+       .compression = kCompression,
+       .cluster = kCluster,
+       .more = {"--hard-dereference"},
+       .no_space_hint = "free some; `drover template gc --keep 1` removes layers that no box uses"},
+      most, file);
   auto size = static_cast<uint64_t>(status_of(file).st_size);
   base::Phase phase(context.progress, "hash", size);
   return {.digest = digest_of_file(file, [&](uint64_t done) { phase.at(done); }), .bytes = size};
