@@ -24,7 +24,10 @@ bool almost_full(const std::string& path) {
 
 base::Error explained(const base::Error& error, const std::string& name, const std::vector<Place>& places) {
   if (error.err() != ENOSPC && !says_no_space(error.message())) return error;
-  auto full = std::ranges::find_if(places, [](const Place& place) { return almost_full(place.directory); });
+  // What was half has been removed by now, so there may be room again.
+  auto full = std::ranges::find_if(places, [&](const Place& place) {
+    return error.message().contains(place.directory + "/") || almost_full(place.directory);
+  });
   if (full != places.end())
     return base::error("no space left to build {} in {}", name, full->directory).hint(full->hint);
   return base::error("no space left to build {}", name)

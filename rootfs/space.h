@@ -12,8 +12,8 @@ struct Place {
 };
 
 /// A step of the build of `name` has failed with `error`. When the reason is that there was no space, as
-/// another program or the kernel said it: one sentence with the place (the first that is almost full) and the
-/// way out. Else `error`.
+/// another program or the kernel said it: one sentence with the place (the first that it names or that is
+/// almost full) and the way out. Else `error`.
 base::Error explained(const base::Error& error, const std::string& name, const std::vector<Place>& places);
 
 }  // namespace rootfs
