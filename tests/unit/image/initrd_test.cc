@@ -158,7 +158,9 @@ TEST_F(Initrd, HoldsFirmwareWhereTheKernelLooks) {
 TEST_F(Initrd, AnotherInitChangesTheLastArchiveOnly) {
   make();
   std::string old = base::read_file(file_);
-  size_t last = old.rfind("\xfd" "7zXZ");
+  size_t last = old.rfind(
+      "\xfd"
+      "7zXZ");
   ASSERT_NE(last, 0u);
   EXPECT_EQ(read().size(), 2u);
   tree_.put("/usr/lib/drover/drover-init", "another init", 0644);
