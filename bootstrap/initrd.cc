@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/mount.h"
 #include "bootstrap/console.h"
 #include "bootstrap/disks.h"
 #include "bootstrap/kernel_line.h"
@@ -104,10 +105,28 @@ Partition wait_for_root(std::string_view slot) {
   }
 }
 
-void mount_root(const InitrdPaths& paths, const Partition& partition, const KernelLine& facts) {
-  std::string device = open_verity("/dev/" + partition.device, "root", facts.root_hash, facts.hash_offset);
+void mount_root(const InitrdPaths& paths, const std::string& from, const KernelLine& facts) {
+  std::string device = open_verity(from, "root", facts.root_hash, facts.hash_offset);
   base::make_directories(paths.root);
   mount_or_throw(device, paths.root, "erofs", MS_RDONLY);
+}
+
+void mount_slot(const InitrdPaths& paths, const KernelLine& facts) {
+  Partition partition = wait_for_root(image::name(*facts.slot));
+  base::in_context(std::format("opening {} ({})", partition.device, partition.name),
+                   [&] { mount_root(paths, "/dev/" + partition.device, facts); });
+}
+
+/// The file has no name any more after switch_root(), and its memory is kept by the loop device.
+void mount_network_root(const InitrdPaths& paths, const KernelLine& facts) {
+  if (!base::exists(paths.network_root))
+    throw base::error("the boot server has sent no root: there is no {}", paths.network_root)
+        .hint("boot.ipxe of the image names root.img as an initrd of its own");
+  base::in_context("opening " + paths.network_root, [&] {
+    base::LoopDevice loop = base::LoopDevice::attach(paths.network_root, /*read_only=*/true);
+    mount_root(paths, loop.path(), facts);
+    loop.release();
+  });
 }
 
 void check_is_initrd() {
@@ -137,15 +156,16 @@ void run_initrd() {
   mount_kernel_file_systems();
   KernelLine facts = parse_kernel_line(base::read_file("/proc/cmdline"));
   load_modules(paths);
-  Partition partition = wait_for_root(image::name(facts.slot));
-  base::in_context(std::format("opening {} ({})", partition.device, partition.name),
-                   [&] { mount_root(paths, partition, facts); });
+  if (facts.slot)
+    mount_slot(paths, facts);
+  else
+    mount_network_root(paths, facts);
   switch_root(paths.root);
 
   const char* argv[] = {"/usr/bin/drover-node", "bootstrap", "start", nullptr};
   const char* env[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "TERM=linux", nullptr};
   ::execve(argv[0], const_cast<char**>(argv), const_cast<char**>(env));
-  throw base::sys_error("cannot start {} in {}", argv[0], partition.name);
+  throw base::sys_error("cannot start {} in the root", argv[0]);
 }
 
 }  // namespace bootstrap

@@ -8,12 +8,14 @@ namespace bootstrap {
 struct InitrdPaths {
   std::string modules = "/lib/drover-modules";  ///< the list; may be absent (all drivers are in the kernel)
   std::string module_directory =
-      "/lib/modules";  ///< what is below it for this kernel's release, for short paths
+      "/lib/modules";                      ///< what is below it for this kernel's release, for short paths
+  std::string network_root = "/root.img";  ///< where iPXE puts the root, when there is no slot
   std::string root = "/sysroot";
 };
 
 /// As process 1 of the initrd: from the kernel's file systems to the start of `drover-node bootstrap start`
-/// in the slot's root, which goes on from there. Does not return; throws with a sentence for the console.
+/// in the slot's root, or in the one that came with the initrd, which goes on from there. Does not return;
+/// throws with a sentence for the console.
 void run_initrd();
 
 /// Moves the mounts of the kernel's file systems from here into `root`, removes what is in the initrd, and

@@ -1,7 +1,9 @@
 #include "bootstrap/kernel_line.h"
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 
@@ -11,16 +13,22 @@ namespace {
 constexpr std::string_view kSpace = " \t\n";
 constexpr uint64_t kBlock = 4096;
 
+std::vector<std::string_view> words_of(std::string_view line) {
+  std::vector<std::string_view> words;
+  for (size_t begin = line.find_first_not_of(kSpace); begin != std::string_view::npos;) {
+    size_t end = std::min(line.find_first_of(kSpace, begin), line.size());
+    words.push_back(line.substr(begin, end - begin));
+    begin = line.find_first_not_of(kSpace, end);
+  }
+  return words;
+}
+
 /// The value of the last word NAME=VALUE.
 std::optional<std::string_view> value_of(std::string_view line, std::string_view name) {
   std::optional<std::string_view> value;
-  for (size_t begin = line.find_first_not_of(kSpace); begin != std::string_view::npos;) {
-    size_t end = std::min(line.find_first_of(kSpace, begin), line.size());
-    std::string_view word = line.substr(begin, end - begin);
+  for (std::string_view word : words_of(line))
     if (word.starts_with(name) && word.substr(name.size()).starts_with('='))
       value = word.substr(name.size() + 1);
-    begin = line.find_first_not_of(kSpace, end);
-  }
   return value;
 }
 
@@ -38,12 +46,16 @@ base::Error wrong(std::string_view name, std::string_view expected, std::string_
 
 KernelLine parse_kernel_line(std::string_view line) {
   KernelLine facts;
-  constexpr std::string_view kSlot = "a or b";
-  std::string_view slot = needed(line, "drover.slot", kSlot);
-  if (slot == image::name(image::Slot::kB))
-    facts.slot = image::Slot::kB;
-  else if (slot != image::name(image::Slot::kA))
-    throw wrong("drover.slot", kSlot, slot);
+  if (!booted_from_network(line)) {
+    constexpr std::string_view kSlot = "a or b";
+    std::string_view slot = needed(line, "drover.slot", kSlot);
+    for (image::Slot one : {image::Slot::kA, image::Slot::kB})
+      if (slot == image::name(one)) facts.slot = one;
+    if (!facts.slot) throw wrong("drover.slot", kSlot, slot);
+  } else if (booted_from_slot(line)) {
+    throw base::error(
+        "the kernel's command line has both drover.slot= and drover.network: expected one of them");
+  }
 
   constexpr std::string_view kHash = "64 hexadecimal digits";
   facts.root_hash = needed(line, "drover.root", kHash);
@@ -58,6 +70,10 @@ KernelLine parse_kernel_line(std::string_view line) {
       facts.hash_offset % kBlock != 0)
     throw wrong("drover.hash-offset", kOffset, offset);
   return facts;
+}
+
+bool booted_from_network(std::string_view line) {
+  return std::ranges::contains(words_of(line), "drover.network");
 }
 
 bool booted_from_slot(std::string_view line) { return value_of(line, "drover.slot").has_value(); }

@@ -101,6 +101,8 @@ std::string hosts(const NodeFacts& facts, const std::string& name) {
   return made(text);
 }
 
+const NodeFile kSwitchedOff = {.mode = 0777, .content = "/dev/null", .link = true};
+
 NodeFile resolv_conf(const NodeFacts& facts) {
   if (facts.resolved)
     return {.mode = 0777, .content = "../run/systemd/resolve/stub-resolv.conf", .link = true};
@@ -121,7 +123,7 @@ void add_ssh(NodeFiles& files, const NodeFacts& facts) {
                                   "/etc/drover/authorized_keys/%u\n",
                                   kHostKey))};
   // Debian's would make keys of its own at each boot.
-  files["/etc/systemd/system/sshd-keygen.service"] = {.mode = 0777, .content = "/dev/null", .link = true};
+  files["/etc/systemd/system/sshd-keygen.service"] = kSwitchedOff;
   for (const NodeConfig::User& user : facts.config.users) {
     std::string text;
     for (const std::string& key : user.keys) text += key + "\n";
@@ -175,8 +177,11 @@ NodeFiles node_files(const NodeFacts& facts) {
   if (!facts.config.boot_server.empty())
     files["/etc/drover/boot-server"] = {.content = facts.config.boot_server + "\n"};
   // It would mount an ESP of its own choice at /efi.
-  files["/etc/systemd/system-generators/systemd-gpt-auto-generator"] = {
-      .mode = 0777, .content = "/dev/null", .link = true};
+  files["/etc/systemd/system-generators/systemd-gpt-auto-generator"] = kSwitchedOff;
+  if (facts.network)
+    // Their conditions alone would not do: systemd waits for the device first.
+    for (const char* unit : {"boot-efi.mount", "drover-confirm.service", "drover-deadline.timer"})
+      files[std::format("/etc/systemd/system/{}", unit)] = kSwitchedOff;
   if (!facts.esp.empty())
     files["/etc/systemd/system/boot-efi.mount.d/disk.conf"] = {
         .content = made(std::format("[Mount]\nWhat={}\n", facts.esp))};

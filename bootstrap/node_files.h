@@ -16,6 +16,7 @@ struct NodeFacts {
   std::string machine_id;
   std::string esp = {};   ///< "/dev/vda2"; empty: there is none
   bool resolved = false;  ///< the image has systemd-resolved
+  bool network = false;   ///< it was started from the network: there is no slot to confirm
 };
 
 struct NodeFile {

@@ -16,6 +16,7 @@
 #include "bootstrap/copy_tree.h"
 #include "bootstrap/data.h"
 #include "bootstrap/disks.h"
+#include "bootstrap/kernel_line.h"
 #include "bootstrap/ports.h"
 
 namespace bootstrap {
@@ -52,14 +53,21 @@ void keep_journal() {
   base::Mount::bind(kState + "/journal", "/var/log/journal").release();
 }
 
-NodeFacts gather(base::Runner& runner, const std::vector<Partition>& all, const std::string& disk) {
+/// A node that came over the network has no data partition: its state is this boot's. Its disks may belong to
+/// somebody; whoever is to write to them says so.
+void keep_nothing() {
+  base::Mount::make("tmpfs", kState, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=50%").release();
+  say("this node was started from the network: its root and its state are in memory, and no disk is touched");
+}
+
+NodeFacts gather(base::Runner& runner, const std::string& esp, bool network) {
   load_network_drivers(runner);
   NodeFacts facts = {.config = read_node_config(kState),
                      .macs = ethernet_macs(),
                      .machine_id = machine_id(kState),
-                     .esp = {},
-                     .resolved = base::exists("/usr/lib/systemd/systemd-resolved")};
-  if (auto esp = find_partition(all, kEspName, disk)) facts.esp = "/dev/" + esp->device;
+                     .esp = esp,
+                     .resolved = base::exists("/usr/lib/systemd/systemd-resolved"),
+                     .network = network};
   for (const std::string& doubt : doubts(facts)) say("{}", doubt);
   return facts;
 }
@@ -108,16 +116,21 @@ void mark_as_updated(const std::string& root) {
 }
 
 void start_node(base::Runner& runner) {
-  std::vector<Partition> all = partitions();
-  auto disk = disk_of("/");
-  if (!disk) throw base::error("the root is on no disk that the kernel knows");
-  Partition data = data_partition(all, *disk);
-
   make_writable("/var", "mode=0755,size=25%");
-  mount_data(runner, "/dev/" + data.device, kState);
-  keep_journal();
+  std::string esp;
+  const bool network = booted_from_network(base::read_file("/proc/cmdline"));
+  if (network) {
+    keep_nothing();
+  } else {
+    std::vector<Partition> all = partitions();
+    auto disk = disk_of("/");
+    if (!disk) throw base::error("the root is on no disk that the kernel knows");
+    mount_data(runner, "/dev/" + data_partition(all, *disk).device, kState);
+    keep_journal();
+    if (auto found = find_partition(all, kEspName, *disk)) esp = "/dev/" + found->device;
+  }
   make_writable("/etc", "mode=0755,size=25%");
-  write_node_files(node_files(gather(runner, all, *disk)), "");
+  write_node_files(node_files(gather(runner, esp, network)), "");
   mark_as_updated("");
   ensure_host_key(runner, kState);
 

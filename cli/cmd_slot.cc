@@ -168,13 +168,15 @@ void status(const Call& call, const Options& options) {
   Space space = space_of(call.context.state_dir);
   bootstrap::Health health = bootstrap::look_at_health(call.context, options.health);
   std::optional<image::SlotState> state;
-  try {
-    state = image::read_slot_state(options.state);
-    if (running && state->at(*running).health != image::Health::kConfirmed)
-      health.results.push_back({.name = "slot", .good = false, .said = "the running slot is not confirmed"});
-  } catch (const base::Error& error) {
-    health.results.push_back({.name = "slot", .good = false, .said = error.message()});
-  }
+  const bool network = bootstrap::booted_from_network(line);
+  if (!network) try {
+      state = image::read_slot_state(options.state);
+      if (running && state->at(*running).health != image::Health::kConfirmed)
+        health.results.push_back(
+            {.name = "slot", .good = false, .said = "the running slot is not confirmed"});
+    } catch (const base::Error& error) {
+      health.results.push_back({.name = "slot", .good = false, .said = error.message()});
+    }
   if (!health.good()) call.exit_status = static_cast<int>(base::Exit::kFailed);
   const std::string root = !verity ? "not verified" : verity->verified ? "verified" : "corrupted";
 
@@ -193,7 +195,9 @@ void status(const Call& call, const Options& options) {
   print(table({"WHAT", ""},
               {{"node", health.good() ? "healthy" : "not healthy"},
                {"image", release.name + (release.version.empty() ? "" : " " + release.version)},
-               {"slot", running ? std::string(image::name(*running)) : "none"},
+               {"slot", running   ? std::string(image::name(*running))
+                        : network ? "none: started from the network"
+                                  : "none"},
                {"root", root + (verity ? ", hash " + verity->root_hash : "")},
                {"data", std::format("{} of {} MiB free", space.free >> kMiB, space.total >> kMiB)}}));
   if (state) {

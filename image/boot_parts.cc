@@ -9,15 +9,34 @@
 #include "image/sparse.h"
 
 namespace image {
+namespace {
+
+/// iPXE wraps root.img into an archive of its own behind the initrd, as the file /root.img. A kernel that
+/// UEFI starts finds all of it by the name initrd.magic; BIOS's passes over the word.
+std::string network_boot_script(const std::string& line) {
+  return std::format(
+      "#!ipxe\n"
+      "# Made by drover: this image without a disk. The names are relative to this script's.\n"
+      "kernel vmlinuz initrd=initrd.magic drover.network {}\n"
+      "initrd initrd\n"
+      "initrd root.img /root.img mode=644\n"
+      "boot\n",
+      line);
+}
+
+}  // namespace
 
 void make_boot_parts(base::Context& context, const Definition& definition, const Root& root,
                      const std::string& directory) {
-  std::string line = std::format("drover.slot=$choice drover.root={} drover.hash-offset={} gpt",
-                                 root.root_hash, root.hash_offset());
+  std::string line =
+      std::format("drover.root={} drover.hash-offset={} gpt", root.root_hash, root.hash_offset());
   if (!definition.kernel.console.empty()) line += " console=tty0 console=" + definition.kernel.console;
   for (const base::Word& word : definition.kernel.command_line) line += " " + word.text;
   base::write_file(directory + "/boot.cfg",
-                   std::format("linux $prefix/$choice/vmlinuz {}\ninitrd $prefix/$choice/initrd\n", line));
+                   std::format("linux $prefix/$choice/vmlinuz drover.slot=$choice {}\n"
+                               "initrd $prefix/$choice/initrd\n",
+                               line));
+  base::write_file(directory + "/boot.ipxe", network_boot_script(line));
   make_loader(context, directory + "/loader");
 }
 

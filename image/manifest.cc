@@ -32,6 +32,7 @@ constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNO
 
 constexpr auto kParts = std::to_array<PartKind>({
     {.name = "boot.cfg", .needed = true},
+    {.name = "boot.ipxe", .needed = false},
     {.name = "contents.json", .needed = false},
     {.name = "disk.img", .needed = false},
     {.name = "initrd", .needed = true},

@@ -72,16 +72,20 @@ class Node(loader.Machine):
     def __exit__(self, *_):
         self.off()
 
-    def on(self):
+    def on(self, server=False, disk=True):
+        """With a boot server in its network, QEMU's own TFTP, or without; without a disk by the iPXE in its network card."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        disk = f"driver=raw,node-name=disk,file.driver=file,file.filename={self.path}"
         argv = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64", "-smp", "2",
                 "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
-                "-device", "virtio-rng-pci", "-device", "virtio-blk-pci,drive=" + ("logged" if self.log else "disk"), "-blockdev", disk,
-                "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22",
-                "-device", "virtio-net-pci,netdev=net,romfile="]
+                "-device", "virtio-rng-pci", "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"]
+        if server:
+            argv[-1] += f",tftp={self.image.directory},bootfile=boot.ipxe"
+        argv += ["-device", "virtio-net-pci,netdev=net" + (",romfile=" if disk else "")]
+        if disk:
+            argv += ["-device", "virtio-blk-pci,drive=" + ("logged" if self.log else "disk"),
+                     "-blockdev", f"driver=raw,node-name=disk,file.driver=file,file.filename={self.path}"]
         if self.log:
             self.log.touch()
             argv += ["-blockdev", f"driver=file,node-name=log,filename={self.log}",

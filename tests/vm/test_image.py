@@ -25,6 +25,15 @@ def status(node):
     return json.loads(node.ssh("drover-node --json status"))
 
 
+def comes_up_in_memory(node):
+    """Started from the network: verified and healthy, and no slot of it."""
+    node.sees("started from the network", 400)
+    node.sees("login:")
+    seen = status(node)
+    assert seen["healthy"] and seen["slot"] is None and seen["slots"] is None
+    assert seen["root"]["state"] == "verified" and seen["image"]["name"] == "node-vm"
+
+
 def flip_a_bit(image, disk, partition, path):  # noqa: F811
     """Of what that file of the root holds."""
     listed = run("dump.erofs", f"--path={path}", "-e", image.at("root.img")).stdout
@@ -65,6 +74,15 @@ def test_it_boots_to_a_login_and_is_healthy(image, tmp_path, firmware):  # noqa:
         node.power_down()
 
 
+def test_it_boots_from_the_network_without_a_disk(image, tmp_path):  # noqa: F811
+    with Node(image, tmp_path, "network") as node:
+        node.on(server=True, disk=False)
+        comes_up_in_memory(node)
+        assert node.ssh("systemctl is-system-running").strip() == "running"
+        assert set(name.rstrip("0123456789") for name in node.ssh("ls /sys/block").split()) == {"dm-", "loop"}
+        node.power_down()
+
+
 def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_path):  # noqa: F811
     with Node(image, tmp_path, "flipped") as node:
         node.on()
@@ -96,3 +114,18 @@ def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_pat
         node.on()
         node.sees("drover: rescue")
         node.sees("iPXE initialising devices")
+        node.off()
+        node.on(server=True)
+        comes_up_in_memory(node)
+        assert choices(node.said) == ["rescue"]
+
+
+def test_rescue_on_uefi_starts_what_the_boot_server_has(image, tmp_path):  # noqa: F811
+    with Node(image, tmp_path, "rescue", "ovmf") as node:
+        state = node.get("drover/slot-state")
+        bad = state.rstrip(b"#").replace(b"a_health=trial\na_tries=3", b"a_health=bad\na_tries=0").ljust(len(state), b"#")
+        assert bad != state
+        node.put("drover/slot-state", bad)
+        node.on(server=True)
+        comes_up_in_memory(node)
+        assert choices(node.said) == ["rescue"]

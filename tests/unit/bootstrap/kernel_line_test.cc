@@ -28,6 +28,14 @@ TEST(KernelLine, TheLastWordCounts) {
       image::Slot::kA);
 }
 
+TEST(KernelLine, FromTheNetworkThereIsNoSlot) {
+  const std::string rest = " drover.hash-offset=4096 drover.root=" + kHash;
+  EXPECT_FALSE(parse_kernel_line("drover.network" + rest).slot);
+  EXPECT_TRUE(booted_from_network("quiet drover.network\n"));
+  EXPECT_FALSE(booted_from_network("drover.network=1 xdrover.network drover.networks"));
+  EXPECT_TRUE(refused("drover.network drover.slot=a" + rest).contains("expected one of them"));
+}
+
 TEST(KernelLine, NothingElseIsRead) {
   EXPECT_FALSE(booted_from_slot("root=/dev/vda xdrover.slot=a drover.slots=a drover.slot"));
   EXPECT_TRUE(booted_from_slot("quiet\tdrover.slot=a"));

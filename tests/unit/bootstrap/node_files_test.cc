@@ -50,6 +50,16 @@ TEST(NodeFiles, AreCompleteWithoutAnything) {
   EXPECT_FALSE(files.contains("/etc/systemd/system/boot-efi.mount.d/disk.conf"));
 }
 
+TEST(NodeFiles, FromTheNetworkThereIsNoSlotToConfirm) {
+  NodeFacts facts = facts_of("default");
+  EXPECT_FALSE(node_files(facts).contains("/etc/systemd/system/boot-efi.mount"));
+  facts.network = true;
+  for (const char* unit : {"boot-efi.mount", "drover-confirm.service", "drover-deadline.timer"}) {
+    NodeFile file = node_files(facts).at(std::string("/etc/systemd/system/") + unit);
+    EXPECT_TRUE(file.link && file.content == "/dev/null") << unit;
+  }
+}
+
 TEST(NodeFiles, OnePortMakesNoLoop) {
   NodeFacts facts = facts_of("default");
   EXPECT_TRUE(node_files(facts).at("/etc/systemd/network/10-drover-br0.netdev").content.contains("STP=yes"));
