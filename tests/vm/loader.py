@@ -30,8 +30,8 @@ def run(*argv):
 
 
 def choices(said):
-    """What the loader has said that it starts, round by round."""
-    return re.findall(r"drover: (a|b|rescue)\r?\n", said)
+    """What the loader has said that it starts, round by round. On a BIOS's console its line may be broken, and then said twice."""
+    return re.findall(r"drover: (a|b|rescue)\b", said)
 
 
 def install():

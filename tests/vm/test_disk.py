@@ -145,7 +145,7 @@ def test_what_is_wrong_is_seen_from_outside(parts, disks):
             file.write(bytes([byte ^ 1]))
     found = verdicts(parts)
     assert {look for look, problem in found.items() if problem != "good"} == \
-        {"loader for BIOS", "loader and kernels", "slot state", "root A", "root A under verity"}
+        {"loader for BIOS", "loader and kernels", "slot state", "root A", "root A under verity"}, found
     assert found["loader and kernels"] == "drover/a/vmlinuz has other bytes than vmlinuz"
     assert "dm-verity" in found["root A under verity"]
 

@@ -91,7 +91,7 @@ def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_pat
         node.power_down()
         node.on()
         node.sees(f"slot b {CONFIRMED}")
-        assert choices(node.said) == ["b"] and status(node)["healthy"]
+        assert set(choices(node.said)) == {"b"} and status(node)["healthy"]
         # An update of slot a, and while the power is off a bit of it goes wrong.
         node.ssh("drover-node slot mark-bad a && drover-node slot activate a --tries 2")
         node.power_down()
@@ -99,10 +99,10 @@ def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_pat
         for _ in range(2):
             node.on()
             node.resets()
-            assert choices(node.said) == ["a"] and "corrupted" in node.said, node.said[-2000:]
+            assert set(choices(node.said)) == {"a"} and "corrupted" in node.said, node.said[-2000:]
         node.on()
         node.sees(f"slot b {CONFIRMED}")
-        assert choices(node.said) == ["b"] and status(node)["healthy"]
+        assert set(choices(node.said)) == {"b"} and status(node)["healthy"]
         assert [slot["tries"] for slot in status(node)["slots"]] == [0, 3]
         node.power_down()
         # Both are bad.
@@ -110,22 +110,19 @@ def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_pat
         for _ in range(3):
             node.on()
             node.resets()
-            assert choices(node.said) == ["b"]
+            assert set(choices(node.said)) == {"b"}
         node.on()
         node.sees("drover: rescue")
         node.sees("iPXE initialising devices")
-        node.off()
-        node.on(server=True)
-        comes_up_in_memory(node)
-        assert choices(node.said) == ["rescue"]
 
 
-def test_rescue_on_uefi_starts_what_the_boot_server_has(image, tmp_path):  # noqa: F811
-    with Node(image, tmp_path, "rescue", "ovmf") as node:
+@pytest.mark.parametrize("firmware", BOOT_S)
+def test_rescue_starts_what_the_boot_server_has(image, tmp_path, firmware):  # noqa: F811
+    with Node(image, tmp_path, "rescue", firmware) as node:
         state = node.get("drover/slot-state")
         bad = state.rstrip(b"#").replace(b"a_health=trial\na_tries=3", b"a_health=bad\na_tries=0").ljust(len(state), b"#")
         assert bad != state
         node.put("drover/slot-state", bad)
         node.on(server=True)
         comes_up_in_memory(node)
-        assert choices(node.said) == ["rescue"]
+        assert set(choices(node.said)) == {"rescue"}

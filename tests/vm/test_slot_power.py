@@ -155,4 +155,4 @@ def test_a_cut_disk_boots(updated, image, tmp_path, request, cut, slot):  # noqa
                 disk.write(data)
         machine.on()
         machine.sees(f"slot {slot} {CONFIRMED}")
-        assert choices(machine.said) == [slot]
+        assert set(choices(machine.said)) == {slot}
