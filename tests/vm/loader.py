@@ -31,7 +31,7 @@ def run(*argv):
 
 def choices(said):
     """What the loader has said that it starts, round by round. On a BIOS's console its line may be broken, and then said twice."""
-    return re.findall(r"drover: (a|b|rescue)\b", said)
+    return re.findall(r"drover: (a|b|rescue)\b(?! did not start)", said)
 
 
 def install():
