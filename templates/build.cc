@@ -258,6 +258,7 @@ class Build {
     }
     base::Phase phase(context_.progress, "strip");
     std::vector<Package> installed = rootfs::installed_packages(tree_ + "/var/lib/dpkg/status");
+    for (Package& package : installed) package.source.clear();  // a template's manifest does not tell it
     if (!installed.empty()) packages_ = installed;
     if (base_ && installed.empty()) packages_ = base_->packages;
     rootfs::strip_tree(tree_, definition_.strip);
