@@ -3,6 +3,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/whole.h"
 
 namespace base {
 
@@ -19,13 +23,18 @@ class Progress {
   virtual void end() = 0;
   /// One line of talk that belongs to no phase.
   virtual void note(std::string_view line) = 0;
+  /// The phases from here on, outermost ones, are parts of `what`, and expected to take so long.
+  virtual void begin_whole(std::string_view what, std::vector<PhaseTime> expected) = 0;
+  /// What they took.
+  virtual std::vector<PhaseTime> end_whole() = 0;
 };
 
 enum class Talk { kBar, kPlain, kJson, kSilent };
 
-/// A bar with %, rate and time left; plain lines; JSON lines
-/// `{"phase":…,"done":…,"total":…}`, with `"seconds"` and `"failed"` at the end; or nothing. All of them
-/// write to stderr, at most ten times a second but for begin and end.
+/// A bar with %, rate and time left, of the whole where there is one; plain lines; JSON lines
+/// `{"phase":…,"done":…,"total":…}`, with `"seconds"` and `"failed"` at the end, and of a whole
+/// `"whole_done"` (0 to 1) and `"whole_left"` (seconds) besides; or nothing. All of them write to stderr, at
+/// most ten times a second but for begin and end; a bar also once a second when nothing is reported.
 std::unique_ptr<Progress> make_progress(Talk talk);
 /// kBar on a terminal, kPlain elsewhere, kJson where `json`.
 Talk default_talk(bool json);
@@ -46,6 +55,24 @@ class [[nodiscard]] Phase {
 
  private:
   Progress& progress_;
+};
+
+/// Phases as parts of a whole, until end() or the end of the scope.
+class [[nodiscard]] WholeWork {
+ public:
+  WholeWork(Progress& progress, std::string_view what, std::vector<PhaseTime> expected)
+      : progress_(progress) {
+    progress_.begin_whole(what, std::move(expected));
+  }
+  WholeWork(const WholeWork&) = delete;
+  WholeWork& operator=(const WholeWork&) = delete;
+  ~WholeWork() { end(); }
+  /// What the phases took; nothing when it was asked before.
+  std::vector<PhaseTime> end() { return std::exchange(on_, false) ? progress_.end_whole() : std::vector<PhaseTime>(); }
+
+ private:
+  Progress& progress_;
+  bool on_ = true;
 };
 
 }  // namespace base

@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "base/pause.h"
 #include "image/boot_parts.h"
+#include "image/build_times.h"
 #include "image/cache.h"
 #include "image/new_image.h"
 #include "image/plan.h"
@@ -29,6 +30,7 @@ BuildResult build_here(base::Context& context, const Definition& definition, con
   base::Keys keys(definition.keys.empty() ? options.keys_dir : definition.keys);
   rootfs::Apt apt(context, origin_of(definition), options.cache_dir);
   remove_leftovers(options.cache_dir);
+  base::WholeWork whole(context.progress, "build " + definition.name, expected_times(options.cache_dir, definition.name));
   Plan plan = make_plan(context, apt, definition, options);
   std::optional<Manifest> there = image_there(context, options, keys);
   if (there && is_current(*there, definition, plan, options)) return {.manifest = *there, .unchanged = true};
@@ -71,7 +73,9 @@ BuildResult build_here(base::Context& context, const Definition& definition, con
                                 .data_file_system = layout.data_file_system},
                        .packages = made.packages,
                        .inputs = plan.inputs};
-  return {.manifest = image.commit(context, std::move(manifest), keys)};
+  manifest = image.commit(context, std::move(manifest), keys);
+  keep_times(options.cache_dir, definition.name, whole.end());
+  return {.manifest = manifest};
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ void make_cached(const std::string& file, const std::function<void(const std::st
 
 void remove_leftovers(const std::string& cache_dir) {
   std::error_code missing;
-  for (const char* name : {"/image/roots", "/image/initrds"})
+  for (const char* name : {"/image/roots", "/image/initrds", "/image/times"})
     for (const auto& entry : fs::directory_iterator(cache_dir + name, missing))
       if (entry.path().extension() == kHalf) fs::remove(entry.path());
   for (const auto& entry : fs::directory_iterator(cache_dir + "/image/scratch", missing))

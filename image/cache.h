@@ -2,7 +2,8 @@
 #include <functional>
 #include <string>
 
-/// What a build keeps for the next one, below the cache directory: image/roots/KEY.tar and image/initrds/KEY.
+/// What a build keeps for the next one, below the cache directory: image/roots/KEY.tar,
+/// image/initrds/KEY and image/times/NAME.json.
 /// Whoever calls this has the cache's lock (rootfs::Apt).
 namespace image {
 

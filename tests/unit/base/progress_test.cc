@@ -115,6 +115,41 @@ TEST(Bar, ANoteStandsOnALineOfItsOwn) {
   EXPECT_EQ(lines[1], "retrying\r\n");
 }
 
+TEST(Bar, TimeGoesOnWhereNothingIsReported) {
+  auto progress = make_progress(Talk::kBar);
+  auto lines = redraws(on_terminal(80, [&] {
+    Phase phase(*progress, "waiting");
+    std::this_thread::sleep_for(2500ms);
+  }));
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[2], "waiting 0:02");
+}
+
+TEST(Bar, OfAWholeShowsItsShareAndTimeLeft) {
+  for (unsigned short columns : std::to_array<unsigned short>({20, 60, 80, 200})) {
+    auto progress = make_progress(Talk::kBar);
+    auto lines = redraws(on_terminal(columns, [&] {
+      WholeWork whole(*progress, "build node", {{"plan", 0}, {"fetch", 100}, {"pack", 300}});
+      { Phase plan(*progress, "plan"); }
+      {
+        Phase fetch(*progress, "fetch", 100);
+        std::this_thread::sleep_for(150ms);
+        fetch.at(50);
+      }
+      Phase pack(*progress, "pack");
+      Phase part_of_it(*progress, "hash");
+    }));
+    for (const std::string& line : lines) EXPECT_LT(line.size(), columns + size_t{2}) << line;
+    ASSERT_EQ(lines.size(), 9u);
+    if (columns < 60) continue;
+    EXPECT_TRUE(lines[2].contains("  0 %   6:40 left  fetch  0:00")) << lines[2];
+    EXPECT_TRUE(lines[3].contains("  0 %   5:00 left  fetch  50 %")) << lines[3];
+    EXPECT_TRUE(lines[6].contains("  5:00 left  hash  0:00")) << lines[6];
+    EXPECT_EQ(lines[2].contains("build node [----------"), columns >= 80) << lines[2];
+    EXPECT_EQ(lines[8].substr(0, 6), "pack: ");
+  }
+}
+
 TEST(Plain, ABeginningAndAnEndWithSeconds) {
   auto progress = make_progress(Talk::kPlain);
   std::string text = on_stderr([&] { copy_layer(*progress, 0ms); });
@@ -150,6 +185,29 @@ TEST(Json, LinesThatAProgramCanRead) {
   EXPECT_EQ(lines.back()["done"], 10 << 20);
   EXPECT_EQ(lines.back()["failed"], false);
   EXPECT_GT(lines.back()["seconds"], 0.5);
+}
+
+TEST(Json, OfAWholeTellsItsShareAndTimeLeft) {
+  auto progress = make_progress(Talk::kJson);
+  std::istringstream text(on_stderr([&] {
+    WholeWork whole(*progress, "build", {{"plan", 1}, {"pack", 300}});
+    {
+      Phase pack(*progress, "pack", 100);
+      std::this_thread::sleep_for(150ms);
+      pack.at(75);
+    }
+    EXPECT_EQ(whole.end().at(0).phase, "pack");
+    EXPECT_TRUE(whole.end().empty());
+    Phase after(*progress, "after");
+  }));
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(text, line);) lines.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(lines.size(), 5u);
+  EXPECT_NEAR(lines[0]["whole_left"].get<double>(), 300, 1);
+  EXPECT_NEAR(lines[1]["whole_left"].get<double>(), 0.05, 0.04);
+  EXPECT_NEAR(lines[1]["whole_done"].get<double>(), 0.75, 0.1);
+  EXPECT_NEAR(lines[2]["whole_left"].get<double>(), 0, 0.01);
+  EXPECT_FALSE(lines[3].contains("whole_left"));
 }
 
 TEST(Silent, SaysNothing) {
