@@ -122,7 +122,8 @@ class Phases : public Progress {
   };
   [[nodiscard]] const Whole& whole() const { return whole_; }
   Standing standing() {
-    double left = phases_.empty() ? whole_.left(0, 0) : whole_.left(phases_.front().seconds(), phases_.front().share());
+    double left =
+        phases_.empty() ? whole_.left(0, 0) : whole_.left(phases_.front().seconds(), phases_.front().share());
     double spent = std::chrono::duration<double>(steady_clock::now() - whole_begun_).count();
     whole_done_ = std::max(whole_done_, spent / std::max(spent + left, 0.001));
     return {.left = left, .done = whole_done_};
@@ -200,12 +201,14 @@ class Bar : public Phases {
     auto [left, done] = standing();
     std::string phase = state.phase + "  ";
     phase += state.share() > 0 ? std::format("{:.0f} %", 100 * state.share()) : clock_time(state.seconds());
-    return fitted(whole().what(), done,
-                  std::format("{:3.0f} %  {:>10}  {:<{}}", 100 * done, clock_time(left) + " left", phase, kPhase));
+    return fitted(
+        whole().what(), done,
+        std::format("{:3.0f} %  {:>10}  {:<{}}", 100 * done, clock_time(left) + " left", phase, kPhase));
   }
 
   /// A bar of up to 40 cells where there is room for one.
-  static std::string fitted(const std::string& name, std::optional<double> share, const std::string& figures) {
+  static std::string fitted(const std::string& name, std::optional<double> share,
+                            const std::string& figures) {
     size_t width = columns() - 1, taken = name.size() + figures.size() + 4;
     std::string line = name + " ";
     if (share && width >= taken + kLeastBar) {

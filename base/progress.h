@@ -68,7 +68,9 @@ class [[nodiscard]] WholeWork {
   WholeWork& operator=(const WholeWork&) = delete;
   ~WholeWork() { end(); }
   /// What the phases took; nothing when it was asked before.
-  std::vector<PhaseTime> end() { return std::exchange(on_, false) ? progress_.end_whole() : std::vector<PhaseTime>(); }
+  std::vector<PhaseTime> end() {
+    return std::exchange(on_, false) ? progress_.end_whole() : std::vector<PhaseTime>();
+  }
 
  private:
   Progress& progress_;

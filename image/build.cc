@@ -30,7 +30,8 @@ BuildResult build_here(base::Context& context, const Definition& definition, con
   base::Keys keys(definition.keys.empty() ? options.keys_dir : definition.keys);
   rootfs::Apt apt(context, origin_of(definition), options.cache_dir);
   remove_leftovers(options.cache_dir);
-  base::WholeWork whole(context.progress, "build " + definition.name, expected_times(options.cache_dir, definition.name));
+  base::WholeWork whole(context.progress, "build " + definition.name,
+                        expected_times(options.cache_dir, definition.name));
   Plan plan = make_plan(context, apt, definition, options);
   std::optional<Manifest> there = image_there(context, options, keys);
   if (there && is_current(*there, definition, plan, options)) return {.manifest = *there, .unchanged = true};

@@ -130,7 +130,9 @@ TEST(Bar, OfAWholeShowsItsShareAndTimeLeft) {
     auto progress = make_progress(Talk::kBar);
     auto lines = redraws(on_terminal(columns, [&] {
       WholeWork whole(*progress, "build node", {{"plan", 0}, {"fetch", 100}, {"pack", 300}});
-      { Phase plan(*progress, "plan"); }
+      {
+        Phase plan(*progress, "plan");
+      }
       {
         Phase fetch(*progress, "fetch", 100);
         std::this_thread::sleep_for(150ms);

@@ -5,9 +5,7 @@
 namespace base {
 namespace {
 
-Whole build() {
-  return {"build", {{"plan", 2}, {"install", 30}, {"unpack", 1}, {"pack", 10}, {"hash", 2}}};
-}
+Whole build() { return {"build", {{"plan", 2}, {"install", 30}, {"unpack", 1}, {"pack", 10}, {"hash", 2}}}; }
 
 TEST(Whole, TimeLeftIsWhatIsExpected) {
   Whole whole = build();
