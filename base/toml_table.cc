@@ -19,8 +19,6 @@ std::string_view kind_of(const toml::node& node) {
   return "a value of another kind";
 }
 
-unsigned line_at(const toml::node& node) { return node.source().begin.line; }
-
 }  // namespace
 
 std::vector<std::string> texts_of(const std::vector<Word>& words) {
@@ -28,6 +26,8 @@ std::vector<std::string> texts_of(const std::vector<Word>& words) {
   for (const Word& word : words) texts.push_back(word.text);
   return texts;
 }
+
+Error conflict(const std::string& place, const std::string& what) { return error("{}: {}", place, what); }
 
 /// A table, and the document that it is a part of.
 struct TomlTable::Node {
@@ -50,11 +50,15 @@ std::shared_ptr<const TomlTable::Node> TomlTable::part(const void* table) const 
       Node{.document = table_->document, .table = static_cast<const toml::table*>(table)});
 }
 
-unsigned TomlTable::line() const { return line_at(*table_->table); }
+std::string TomlTable::place() const { return place_of(static_cast<const toml::node*>(table_->table)); }
 
-unsigned TomlTable::line_of(const std::string& key) {
+std::string TomlTable::place_of(const std::string& key) {
   const void* node = find(key);
-  return node != nullptr ? line_at(node_of(node)) : line();
+  return node != nullptr ? place_of(node) : place();
+}
+
+std::string TomlTable::place_of(const void* node) const {
+  return std::format("{}:{}", file_, node_of(node).source().begin.line);
 }
 
 std::optional<std::string> TomlTable::text(const std::string& key) {
@@ -90,7 +94,7 @@ std::vector<Word> TomlTable::words(const std::string& key) {
   if (node == nullptr) return words;
   if (!node_of(node).is_array()) throw bad(node, key, "a list of strings");
   for (const toml::node& entry : *node_of(node).as_array())
-    words.push_back({.text = text_of(&entry, key), .line = line_at(entry)});
+    words.push_back({.text = text_of(&entry, key), .place = place_of(&entry)});
   return words;
 }
 
@@ -133,15 +137,11 @@ void TomlTable::finish() const {
 }
 
 Error TomlTable::wrong(const std::string& key, const std::string& expected, const std::string& found) {
-  return base::error("{}:{}: {}: expected {}, found {}", file_, line_of(key), path(key), expected, found);
+  return conflict(place_of(key), std::format("{}: expected {}, found {}", path(key), expected, found));
 }
 
 Error TomlTable::missing(const std::string& key, const std::string& expected) const {
-  return base::error("{}:{}: {} is missing: expected {}", file_, line(), path(key), expected);
-}
-
-Error TomlTable::conflict(unsigned at, const std::string& what) const {
-  return base::error("{}:{}: {}", file_, at, what);
+  return conflict(place(), std::format("{} is missing: expected {}", path(key), expected));
 }
 
 const void* TomlTable::find(const std::string& key) {
@@ -163,8 +163,7 @@ std::string TomlTable::text_of(const void* node, const std::string& key) const {
 Error TomlTable::bad(const void* node, const std::string& key, const std::string& expected) const {
   std::string found(kind_of(node_of(node)));
   if (auto number = node_of(node).value_exact<int64_t>()) found = std::to_string(*number);
-  return base::error("{}:{}: {}: expected {}, found {}", file_, line_at(node_of(node)), path(key), expected,
-                     found);
+  return conflict(place_of(node), std::format("{}: expected {}, found {}", path(key), expected, found));
 }
 
 }  // namespace base

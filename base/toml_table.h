@@ -11,12 +11,15 @@
 
 namespace base {
 
-/// A word of a file and the line it stands on, for messages about it.
+/// A word of a file, and where it stands, for messages about it: "FILE:LINE".
 struct Word {
   std::string text;
-  unsigned line = 0;
+  std::string place = {};
 };
 std::vector<std::string> texts_of(const std::vector<Word>& words);
+
+/// "PLACE: what", for what no single key is to blame for.
+Error conflict(const std::string& place, const std::string& what);
 
 /// One table of a TOML file that a person has written. What is not as expected is an Error
 /// "FILE:LINE: KEY: expected …, found …". Every key that is read is remembered, so that finish() finds those
@@ -28,8 +31,8 @@ class TomlTable {
   static TomlTable parse(std::string_view text, const std::string& file);
 
   [[nodiscard]] const std::string& file() const { return file_; }
-  [[nodiscard]] unsigned line() const;
-  [[nodiscard]] unsigned line_of(const std::string& key);  ///< the table's own where it has no such key
+  [[nodiscard]] std::string place() const;  ///< "FILE:LINE"
+  [[nodiscard]] std::string place_of(const std::string& key);  ///< the table's own where it has no such key
 
   std::optional<std::string> text(const std::string& key);
   std::string required_text(const std::string& key, const std::string& expected);
@@ -47,8 +50,6 @@ class TomlTable {
 
   [[nodiscard]] Error wrong(const std::string& key, const std::string& expected, const std::string& found);
   [[nodiscard]] Error missing(const std::string& key, const std::string& expected) const;
-  /// "FILE:AT: what", for what no single key is to blame for.
-  [[nodiscard]] Error conflict(unsigned at, const std::string& what) const;
 
  private:
   struct Node;  ///< toml++'s
@@ -57,6 +58,7 @@ class TomlTable {
   [[nodiscard]] std::shared_ptr<const Node> part(const void* table) const;
   const void* find(const std::string& key);
   [[nodiscard]] std::string path(const std::string& key) const;
+  [[nodiscard]] std::string place_of(const void* node) const;
   [[nodiscard]] std::string text_of(const void* node, const std::string& key) const;
   [[nodiscard]] Error bad(const void* node, const std::string& key, const std::string& expected) const;
 

@@ -34,7 +34,7 @@ std::vector<std::string> checked(base::TomlTable& in, const std::string& key, st
   std::vector<std::string> texts;
   for (const base::Word& word : in.words(key)) {
     if (!right(word.text))
-      throw in.conflict(word.line,
+      throw base::conflict(word.place,
                         std::format("{}: expected {}, found {}", key, expected, quoted(word.text)));
     texts.push_back(word.text);
   }
@@ -108,7 +108,7 @@ NodeConfig::Interface parse_interface(base::TomlTable& in) {
   std::set<int> families;
   for (const std::string& gateway : port.gateways)
     if (!families.insert(*family_of(gateway, false)).second)
-      throw in.conflict(in.line_of("gateways"), "gateways: expected at most one of IPv4 and one of IPv6");
+      throw base::conflict(in.place_of("gateways"), "gateways: expected at most one of IPv4 and one of IPv6");
   in.finish();
   return port;
 }
@@ -128,7 +128,7 @@ template <class Part, class Name>
 void check_once(base::TomlTable& table, const std::vector<Part>& so_far, const std::string& key, Name name,
                 const std::string& value) {
   if (std::ranges::contains(so_far, value, name))
-    throw table.conflict(table.line_of(key), std::format("{}: {} stands in two tables", key, value));
+    throw base::conflict(table.place_of(key), std::format("{}: {} stands in two tables", key, value));
 }
 
 }  // namespace

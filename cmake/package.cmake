@@ -15,6 +15,11 @@ endforeach()
 list(APPEND node_needs fdisk)  # sfdisk, for `drover-node bootstrap grow`
 list(JOIN node_needs ", " node_needs)
 
+# What `drover` runs. Of boot loaders it only reads files.
+list(APPEND builder_needs cryptsetup-bin debian-archive-keyring dosfstools e2fsprogs erofs-utils grub-common grub-efi-amd64-bin grub-pc-bin ipxe kmod
+     mmdebstrap mtools openssh-client xz-utils zstd)
+list(JOIN builder_needs ", " builder_needs)
+
 # Each page of docs/man as man(1) wants it.
 add_executable(man_pages cli/main_man.cc)
 target_link_libraries(man_pages PRIVATE cli warnings)
@@ -59,6 +64,9 @@ install(CODE "
 foreach(directory /boot/efi /var/lib/drover)
   install(DIRECTORY DESTINATION ${directory} COMPONENT node)
 endforeach()
+foreach(folder image templates)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder}/definitions DESTINATION share/drover/${folder} COMPONENT drover)
+endforeach()
 install_man(drover drover.1.gz)
 install_man(drover "drover-template*.1.gz")
 install_man(drover "drover-image*.1.gz")
@@ -81,8 +89,9 @@ set(CPACK_DEBIAN_PACKAGE_SECTION admin)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_DROVER_PACKAGE_NAME drover)
 set(CPACK_DEBIAN_DROVER_PACKAGE_SHLIBDEPS ON)
-set(CPACK_DEBIAN_DROVER_PACKAGE_DEPENDS "mmdebstrap, erofs-utils, e2fsprogs, openssh-client, zstd")
-set(CPACK_DEBIAN_DROVER_PACKAGE_RECOMMENDS "uidmap")
+set(CPACK_DEBIAN_DROVER_PACKAGE_DEPENDS "${builder_needs}")
+# To build without root, data partitions with XFS, and what libguestfs makes its appliance of.
+set(CPACK_DEBIAN_DROVER_PACKAGE_RECOMMENDS "uidmap, xfsprogs, linux-image-cloud-amd64 | linux-image-amd64")
 set(CPACK_DEBIAN_DROVER_DESCRIPTION
     "builds and operates the systems of a rack\ndrover makes templates and host images, and talks to the nodes that run them.")
 set(CPACK_DEBIAN_NODE_PACKAGE_NAME drover-node)

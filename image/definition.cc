@@ -5,6 +5,8 @@
 #include <charconv>
 #include <filesystem>
 #include <format>
+#include <functional>
+#include <iterator>
 #include <set>
 
 #include "base/error.h"
@@ -18,12 +20,28 @@
 namespace image {
 namespace {
 
+namespace fs = std::filesystem;
+using base::conflict;
 using base::TomlTable;
 
 constexpr size_t kMostText = 1 << 20;
 constexpr uint64_t kMiB = 1 << 20;
 
+constexpr unsigned kMostBases = 8;
+
 std::string in_quotes(std::string_view text) { return std::format("\"{}\"", text); }
+
+/// Adds to what a definition starts from; what has the same name takes the place of what it was there.
+template <class Part, class Name>
+void add(std::vector<Part>& parts, std::vector<Part> more, Name name) {
+  std::erase_if(parts, [&](const Part& part) {
+    return std::ranges::contains(more, std::invoke(name, part), name);
+  });
+  std::ranges::move(more, std::back_inserter(parts));
+}
+
+std::string package_of(const base::Word& word) { return word.text.substr(0, word.text.find_first_of("=/")); }
+std::string parameter_of(const base::Word& word) { return word.text.substr(0, word.text.find('=')); }
 
 /// `wrong` with what the word was probably meant to be.
 base::Error unknown(base::Error error, std::string_view word, const std::vector<std::string>& known) {
@@ -68,48 +86,46 @@ std::optional<uint64_t> parse_size(TomlTable& in, uint64_t least) {
   return bytes;
 }
 
-void check_hardware(TomlTable& in, const std::vector<base::Word>& words) {
+void check_hardware(const std::vector<base::Word>& words) {
   std::vector<std::string> known = {"all"};
   for (const Family& family : hardware_families()) known.emplace_back(family.name);
-  if (words.empty())
-    throw in.missing("hardware", "families of drivers such as [\"nvme\", \"igb\"], or [\"all\"]");
-  for (const auto& [text, line] : words) {
+  for (const auto& [text, place] : words) {
     if (std::ranges::find(known, text) == known.end()) {
       base::Error error =
-          in.conflict(line, "hardware: expected families of drivers, or \"all\", found " + in_quotes(text));
+          conflict(place, "hardware: expected families of drivers, or \"all\", found " + in_quotes(text));
       if (base::closest(text, known).empty()) throw std::move(error).hint("families are: " + or_list(known));
       throw unknown(std::move(error), text, known);
     }
     if (text == "all" && words.size() > 1)
-      throw in.conflict(line, "hardware: expected \"all\" alone: it has every family in it");
+      throw conflict(place, "hardware: expected \"all\" alone: it has every family in it");
   }
 }
 
-void check_packages(TomlTable& in, const Definition& definition) {
-  rootfs::check_packages(in, definition.packages);
-  for (const auto& [text, line] : definition.packages)
+void check_packages(const std::vector<base::Word>& packages) {
+  rootfs::check_packages(packages);
+  for (const auto& [text, place] : packages)
     if (text.starts_with("linux-image-"))
-      throw in.conflict(line, "packages: expected no kernel, found " + in_quotes(text))
+      throw conflict(place, "packages: expected no kernel, found " + in_quotes(text))
           .hint("it is kernel.package");
 }
 
 /// What GRUB's script and the kernel both read as one word, and nobody else says.
-void check_command_line(TomlTable& in, const std::vector<base::Word>& words) {
+void check_command_line(const std::vector<base::Word>& words) {
   constexpr std::string_view kAllowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.,:=/@+%~";
   constexpr std::array<std::string_view, 6> kOurs = {"root", "rootfstype", "rootflags",
                                                      "init", "rdinit",     "initrd"};
-  for (const auto& [text, line] : words) {
+  for (const auto& [text, place] : words) {
     if (!rootfs::only(text, kAllowed))
-      throw in.conflict(line, std::format("kernel.command_line: expected one word of letters, digits and "
+      throw conflict(place, std::format("kernel.command_line: expected one word of letters, digits and "
                                           "-_.,:=/@+%~ in each string, found {}",
                                           in_quotes(text)));
     std::string key = text.substr(0, text.find('='));
     if (key == "console")
-      throw in.conflict(line, "kernel.command_line: expected no console, found " + in_quotes(text))
+      throw conflict(place, "kernel.command_line: expected no console, found " + in_quotes(text))
           .hint("it is kernel.console");
     if (key.starts_with("drover.") || std::ranges::find(kOurs, key) != kOurs.end())
-      throw in.conflict(line,
+      throw conflict(place,
                         std::format("kernel.command_line: expected nothing that drover says there itself "
                                     "(the root, init, drover.*), found {}",
                                     in_quotes(text)));
@@ -126,50 +142,38 @@ void check_console(TomlTable& in, const std::string& console) {
                    in_quotes(console));
 }
 
-Definition::Kernel parse_kernel(TomlTable& in) {
-  Definition::Kernel kernel;
+void parse_kernel(TomlTable& in, Definition::Kernel& kernel) {
   if (auto package = in.text("package")) kernel.package = *package;
   if (!kernel.package.starts_with("linux-image-"))
     throw in.wrong("package", "a package of Debian's kernel, such as \"linux-image-amd64\"",
                    in_quotes(kernel.package));
-  rootfs::check_packages(in, {{.text = kernel.package, .line = in.line_of("package")}});
-  kernel.command_line = in.words("command_line");
-  check_command_line(in, kernel.command_line);
+  rootfs::check_packages({{.text = kernel.package, .place = in.place_of("package")}});
+  std::vector<base::Word> command_line = in.words("command_line");
+  check_command_line(command_line);
+  add(kernel.command_line, std::move(command_line), parameter_of);
   if (auto console = in.text("console")) kernel.console = *console;
   check_console(in, kernel.console);
   in.finish();
-  return kernel;
 }
 
-std::vector<base::Word> parse_patterns(TomlTable& in, const std::string& key) {
-  std::vector<base::Word> patterns = in.words(key);
-  for (const auto& [text, line] : patterns)
-    if (!rootfs::clean_absolute_path(text))
-      throw in.conflict(line,
-                        std::format("strip.{}: expected absolute paths, with * and ? as a shell knows them, "
-                                    "found {}",
-                                    key, in_quotes(text)));
-  return patterns;
-}
-
-void add_patterns(TomlTable& in, Definition::Strip& strip) {
-  std::ranges::copy(parse_patterns(in, "keep"), std::back_inserter(strip.keep));
-  std::ranges::copy(parse_patterns(in, "drop"), std::back_inserter(strip.drop));
-  in.finish();
-}
-
-Definition::Strip parse_strip(TomlTable& in, const std::string& directory) {
-  Definition::Strip strip;
-  strip.documentation = in.flag("documentation").value_or(true);
-  strip.locales = in.flag("locales").value_or(true);
-  strip.caches = in.flag("caches").value_or(true);
-  if (auto from = in.text("from")) {
-    std::string path = std::filesystem::path(directory) / *from;
-    TomlTable shared = TomlTable::parse(rootfs::read_beside(in, "from", path), path);
-    add_patterns(shared, strip);
+void add_patterns(TomlTable& in, const std::string& key, std::vector<base::Word>& patterns) {
+  for (base::Word& word : in.words(key)) {
+    if (!rootfs::clean_absolute_path(word.text))
+      throw conflict(word.place,
+                     std::format("strip.{}: expected absolute paths, with * and ? as a shell knows them, "
+                                 "found {}",
+                                 key, in_quotes(word.text)));
+    patterns.push_back(std::move(word));
   }
-  add_patterns(in, strip);
-  return strip;
+}
+
+void parse_strip(TomlTable& in, Definition::Strip& strip) {
+  strip.documentation = in.flag("documentation").value_or(strip.documentation);
+  strip.locales = in.flag("locales").value_or(strip.locales);
+  strip.caches = in.flag("caches").value_or(strip.caches);
+  add_patterns(in, "keep", strip.keep);
+  add_patterns(in, "drop", strip.drop);
+  in.finish();
 }
 
 /// The algorithms that Debian 13's kernel reads and its mkfs.erofs (1.8) writes, and their levels there;
@@ -202,43 +206,32 @@ void check_compression(TomlTable& in, const std::string& text) {
                    in_quotes(text));
 }
 
-Definition::Root parse_root(TomlTable& in) {
-  Definition::Root root;
+void parse_root(TomlTable& in, Definition::Root& root) {
   if (auto compression = in.text("compression")) root.compression = *compression;
   check_compression(in, root.compression);
   if (auto cluster = in.number("cluster", 4096, kMiB)) root.cluster = *cluster;
   if ((root.cluster & (root.cluster - 1)) != 0)
     throw in.wrong("cluster", "a power of two from 4096 to 1048576", std::to_string(root.cluster));
   in.finish();
-  return root;
 }
 
-Definition::Slots parse_slots(TomlTable& in) {
-  Definition::Slots slots;
-  slots.bytes = parse_size(in, 16 * kMiB);
+void parse_slots(TomlTable& in, Definition::Slots& slots) {
+  auto bytes = parse_size(in, 16 * kMiB);
   auto factor = in.number("factor", 1, 100);
-  if (slots.bytes && factor)
-    throw in.conflict(in.line_of("factor"),
-                      "slots: size and factor exclude each other: expected one of them");
-  if (factor) slots.factor = *factor;
+  if (bytes && factor)
+    throw conflict(in.place_of("factor"),
+                   "slots: size and factor exclude each other: expected one of them");
+  if (bytes || factor) slots = {.bytes = bytes, .factor = factor.value_or(Definition::Slots().factor)};
   in.finish();
-  return slots;
 }
 
 /// The least that mkfs.xfs makes is 300 MB; an ext4 below 64 MiB would have a journal of no use.
-Definition::Data parse_data(TomlTable& in, const std::vector<base::Word>& packages) {
-  Definition::Data data;
+void parse_data(TomlTable& in, Definition::Data& data) {
   if (auto file_system = in.text("file_system")) data.file_system = *file_system;
   if (data.file_system != "ext4" && data.file_system != "xfs")
     throw in.wrong("file_system", "ext4 or xfs", in_quotes(data.file_system));
-  // Debian has the tools for ext4 in every root.
-  auto has_tools = [](const base::Word& word) { return word.text.starts_with("xfsprogs"); };
-  if (data.file_system == "xfs" && std::ranges::none_of(packages, has_tools))
-    throw in.wrong("file_system", "ext4, or xfs with the package xfsprogs among packages",
-                   in_quotes(data.file_system));
   if (auto bytes = parse_size(in, (data.file_system == "xfs" ? 320 : 64) * kMiB)) data.bytes = *bytes;
   in.finish();
-  return data;
 }
 
 /// As useradd(8) has it, CAVEATS.
@@ -249,7 +242,7 @@ bool valid_account(const std::string& name) {
 
 Definition::User parse_user(TomlTable& in) {
   Definition::User user;
-  user.line = in.line();
+  user.place = in.place();
   user.name = in.required_text("name", "the user's name");
   if (!valid_account(user.name))
     throw in.wrong("name", "lower-case letters, digits, _ and - (at most 32), a letter or _ first",
@@ -264,9 +257,9 @@ Definition::User parse_user(TomlTable& in) {
   constexpr std::string_view kInPaths = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._+-";
   if (!rootfs::clean_absolute_path(user.shell) || !rootfs::only(user.shell, kInPaths))
     throw in.wrong("shell", "the absolute path of a program", in_quotes(user.shell));
-  for (const auto& [text, line] : in.words("ssh_keys")) {
+  for (const auto& [text, place] : in.words("ssh_keys")) {
     if (std::string problem = problem_with_ssh_key(text); !problem.empty())
-      throw in.conflict(line, "user.ssh_keys: " + problem);
+      throw conflict(place, "user.ssh_keys: " + problem);
     user.ssh_keys.push_back(text);
   }
   in.finish();
@@ -275,7 +268,7 @@ Definition::User parse_user(TomlTable& in) {
 
 Definition::Health parse_health(TomlTable& in) {
   Definition::Health health;
-  health.line = in.line();
+  health.place = in.place();
   health.name = in.required_text("name", "what the check is called");
   check_name(in, health.name);
   health.command = in.texts("command");
@@ -289,67 +282,106 @@ Definition::Health parse_health(TomlTable& in) {
   return health;
 }
 
-/// No two with the same name: `what` is "user" or "health".
-template <class Named>
-void check_distinct(const TomlTable& in, const std::string& what, const std::vector<Named>& all) {
+/// No two with the same `key`: `what` is "user", "health" or "file".
+template <class Part>
+void check_distinct(const std::string& what, const std::string& key, const std::vector<Part>& parts,
+                    std::string Part::* name) {
   std::set<std::string> seen;
-  for (const Named& one : all)
-    if (!seen.insert(one.name).second)
-      throw in.conflict(one.line, std::format("{}: expected each name once, found {} again", what, one.name));
+  for (const Part& part : parts)
+    if (!seen.insert(part.*name).second)
+      throw conflict(part.place,
+                     std::format("{}: expected each {} once, found {} again", what, key, part.*name));
 }
 
-void parse_lists(TomlTable& in, Definition& definition, const std::string& directory) {
-  std::set<std::string> paths;
+std::vector<Definition::File> parse_files(TomlTable& in, const std::string& directory) {
+  std::vector<Definition::File> files;
   for (TomlTable& entry : in.tables("file")) {
-    Definition::File file = rootfs::parse_file(entry, directory);
-    file.early = entry.flag("early").value_or(false);
+    files.push_back(rootfs::parse_file(entry, directory));
+    files.back().early = entry.flag("early").value_or(false);
     entry.finish();
-    if (!paths.insert(file.path).second)
-      throw in.conflict(file.line, std::format("file: expected each path once, found {} again", file.path));
-    definition.files.push_back(file);
   }
-  for (TomlTable& entry : in.tables("user")) definition.users.push_back(parse_user(entry));
-  check_distinct(in, "user", definition.users);
+  check_distinct("file", "path", files, &Definition::File::path);
+  return files;
+}
+
+std::vector<Definition::User> parse_users(TomlTable& in) {
+  std::vector<Definition::User> users;
+  for (TomlTable& entry : in.tables("user")) users.push_back(parse_user(entry));
+  check_distinct("user", "name", users, &Definition::User::name);
+  return users;
+}
+
+std::vector<Definition::Health> parse_checks(TomlTable& in) {
+  std::vector<Definition::Health> checks;
+  for (TomlTable& entry : in.tables("health")) checks.push_back(parse_health(entry));
+  check_distinct("health", "name", checks, &Definition::Health::name);
+  return checks;
+}
+
+void parse_tables(TomlTable& in, Definition& definition, const std::string& directory) {
+  if (auto mirror = in.table("mirror")) definition.mirror = rootfs::parse_mirror(*mirror, directory);
+  if (auto kernel = in.table("kernel")) parse_kernel(*kernel, definition.kernel);
+  if (auto strip = in.table("strip")) parse_strip(*strip, definition.strip);
+  if (auto root = in.table("root")) parse_root(*root, definition.root);
+  if (auto slots = in.table("slots")) parse_slots(*slots, definition.slots);
+  if (auto data = in.table("data")) parse_data(*data, definition.data);
+  add(definition.files, parse_files(in, directory), &Definition::File::path);
+  add(definition.users, parse_users(in), &Definition::User::name);
+  add(definition.health, parse_checks(in), &Definition::Health::name);
+}
+
+/// What a file says, on top of what the one that it is from says. Nothing needs to be there.
+Definition parse_file(TomlTable& in, const std::string& directory, unsigned bases = 0) {
+  Definition definition;
+  if (auto from = in.text("from")) {
+    if (bases == kMostBases)
+      throw in.wrong("from", std::format("at most {} definitions, each from the next", kMostBases),
+                     in_quotes(*from));
+    fs::path path = fs::path(directory) / *from;
+    TomlTable base = TomlTable::parse(rootfs::read_beside(in, "from", path), path);
+    definition = parse_file(base, path.parent_path(), bases + 1);
+  }
+  definition.file = in.file();
+  if (auto name = in.text("name")) check_name(in, *name);
+  definition.name = in.text("name").value_or("");
+  definition.description = in.text("description").value_or("");
+  if (in.text("suite")) definition.suite = rootfs::parse_suite(in);
+  if (auto keys = in.text("keys"))
+    definition.keys = fs::absolute(fs::path(directory) / *keys).lexically_normal();
+  std::vector<base::Word> packages = in.words("packages"), hardware = in.words("hardware");
+  check_packages(packages);
+  add(definition.packages, std::move(packages), package_of);
+  add(definition.hardware, std::move(hardware), &base::Word::text);
+  check_hardware(definition.hardware);
+  parse_tables(in, definition, directory);
+  in.finish();
+  return definition;
+}
+
+/// What only holds for all files together.
+void check_whole(TomlTable& in, const Definition& definition) {
+  if (definition.name.empty()) throw in.missing("name", "the image's name");
+  if (definition.suite.empty()) rootfs::parse_suite(in);  // which says so
+  if (definition.hardware.empty())
+    throw in.missing("hardware", "families of drivers such as [\"nvme\", \"igb\"], or [\"all\"]");
   std::set<unsigned> uids;
   for (const Definition::User& user : definition.users)
     if (user.uid && !uids.insert(*user.uid).second)
-      throw in.conflict(user.line, std::format("user: expected each uid once, found {} again", *user.uid));
-  for (TomlTable& entry : in.tables("health")) definition.health.push_back(parse_health(entry));
-  check_distinct(in, "health", definition.health);
-}
-
-Definition parse_top(TomlTable& in, const std::string& file, const std::string& directory) {
-  Definition definition;
-  definition.file = file;
-  definition.name = in.required_text("name", "the image's name");
-  check_name(in, definition.name);
-  definition.description = in.text("description").value_or("");
-  definition.suite = rootfs::parse_suite(in);
-  definition.packages = in.words("packages");
-  check_packages(in, definition);
-  definition.hardware = in.words("hardware");
-  check_hardware(in, definition.hardware);
-  if (auto keys = in.text("keys"))
-    definition.keys = std::filesystem::absolute(std::filesystem::path(directory) / *keys).lexically_normal();
-  if (auto mirror = in.table("mirror")) definition.mirror = rootfs::parse_mirror(*mirror, directory);
-  if (auto kernel = in.table("kernel")) definition.kernel = parse_kernel(*kernel);
-  if (auto strip = in.table("strip")) definition.strip = parse_strip(*strip, directory);
-  if (auto root = in.table("root")) definition.root = parse_root(*root);
-  if (auto slots = in.table("slots")) definition.slots = parse_slots(*slots);
-  if (auto data = in.table("data")) definition.data = parse_data(*data, definition.packages);
-  parse_lists(in, definition, directory);
-  in.finish();
-  definition.hash = hash_of(definition);
-  return definition;
+      throw conflict(user.place, std::format("user: expected each uid once, found {} again", *user.uid));
+  // Debian has the tools for ext4 in every root.
+  auto has_tools = [](const base::Word& word) { return package_of(word) == "xfsprogs"; };
+  if (definition.data.file_system == "xfs" && std::ranges::none_of(definition.packages, has_tools))
+    throw in.missing("packages", "xfsprogs, as data.file_system is xfs");
 }
 
 }  // namespace
 
-std::string Definition::at(unsigned line) const { return std::format("{}:{}", file, line); }
-
 Definition parse_definition(std::string_view text, const std::string& file, const std::string& directory) {
   TomlTable in = TomlTable::parse(text, file);
-  return parse_top(in, file, directory);
+  Definition definition = parse_file(in, directory);
+  check_whole(in, definition);
+  definition.hash = hash_of(definition);
+  return definition;
 }
 
 Definition read_definition(const std::string& path) {
@@ -357,7 +389,7 @@ Definition read_definition(const std::string& path) {
   if (!text)
     throw base::error("there is no definition {}", path)
         .hint("name a TOML file, such as those in image/definitions");
-  return parse_definition(*text, path, std::filesystem::absolute(path).parent_path());
+  return parse_definition(*text, path, fs::absolute(path).parent_path());
 }
 
 }  // namespace image

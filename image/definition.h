@@ -9,8 +9,8 @@
 
 namespace image {
 
-/// What a host image is made from: one TOML file (docs/formats/image-definition.md). What is not given has
-/// the value that stands here.
+/// What a host image is made from: a TOML file, and those that it is from (docs/formats/image-definition.md).
+/// What is not given has the value that stands here.
 struct Definition {
   using Word = base::Word;
   using Mirror = rootfs::Mirror;
@@ -48,7 +48,7 @@ struct Definition {
     std::vector<std::string> groups;    ///< besides its own
     std::string shell = "/bin/bash";    ///< an absolute path
     std::vector<std::string> ssh_keys;  ///< lines of authorized_keys: TYPE BASE64 COMMENT, and no options
-    unsigned line = 0;
+    std::string place;                  ///< "FILE:LINE"
   };
 
   /// A command that ends with 0 within its time where the node is well: only then is the slot confirmed.
@@ -56,7 +56,7 @@ struct Definition {
     std::string name;
     std::vector<std::string> command;  ///< no shell; the first word is an absolute path
     unsigned seconds = 30;
-    unsigned line = 0;
+    std::string place;  ///< "FILE:LINE"
   };
 
   std::string file;  ///< where it came from, for messages
@@ -76,9 +76,6 @@ struct Definition {
   /// SHA-256 in hex over all that decides what the image is: what was read, the contents of files too, but no
   /// comments, lines, file names, keys, or order of the TOML. UUIDs and salts come from it.
   std::string hash;
-
-  /// "FILE:LINE", with which a message about a line begins.
-  [[nodiscard]] std::string at(unsigned line) const;
 };
 
 /// Reads a definition and the files it adds (relative to it). An Error names file, line, key and what was

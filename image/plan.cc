@@ -87,8 +87,7 @@ std::map<std::string, std::string> inputs_of(base::Context& context, const Defin
 }  // namespace
 
 rootfs::Origin origin_of(const Definition& definition) {
-  rootfs::Origin origin = {.file = definition.file,
-                           .name = definition.name,
+  rootfs::Origin origin = {.name = definition.name,
                            .suite = definition.suite,
                            .mirror = definition.mirror};
   for (const base::Word& word : definition.packages) {
@@ -113,7 +112,7 @@ Plan make_plan(base::Context& context, rootfs::Apt& apt, const Definition& defin
       own_names.insert(word.text);
     }
     // The suite is in apt's preferences.
-    wanted.push_back({.text = own.value_or(word.text.substr(0, word.text.find('/'))), .line = word.line});
+    wanted.push_back({.text = own.value_or(word.text.substr(0, word.text.find('/'))), .place = word.place});
   }
   std::string lock = lock_path(definition.file);
   auto locked = options.update_lock ? std::nullopt : read_lock(lock, definition.name);

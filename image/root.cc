@@ -114,11 +114,11 @@ unsigned free_id(const std::set<unsigned>& used) {
   return id;
 }
 
-void join_group(const Definition& definition, const Definition::User& user, const std::string& group,
+void join_group(const Definition::User& user, const std::string& group,
                 const std::string& file) {
   std::string text, line = users_line(file, group);
   if (line.empty())
-    throw base::error("{}: user {}: the image has no group {}", definition.at(user.line), user.name, group)
+    throw base::error("{}: user {}: the image has no group {}", user.place, user.name, group)
         .hint("name a group that a package makes");
   std::string members = "," + line.substr(line.rfind(':') + 1) + ",";
   if (members.contains("," + user.name + ",")) return;
@@ -129,17 +129,17 @@ void join_group(const Definition& definition, const Definition::User& user, cons
 
 /// A user without a password: an SSH key is the only way in. The home directory is made at each boot, as
 /// /home is a part of the read-only root.
-void place_user(const Definition& definition, const Definition::User& user, const std::string& tree) {
+void place_user(const Definition::User& user, const std::string& tree) {
   std::string passwd = tree + "/etc/passwd", shadow = tree + "/etc/shadow", group = tree + "/etc/group";
   if (users_line(passwd, user.name).empty()) {
     if (!users_line(group, user.name).empty())
-      throw base::error("{}: user {}: the image has a group {}, and no such user", definition.at(user.line),
+      throw base::error("{}: user {}: the image has a group {}, and no such user", user.place,
                         user.name, user.name)
           .hint("choose another name: a user has a group of the same name");
     std::set<unsigned> used = used_ids({passwd, group});
     unsigned id = user.uid.value_or(free_id(used));
     if (used.contains(id))
-      throw base::error("{}: user {}: the image has the id {} already", definition.at(user.line), user.name,
+      throw base::error("{}: user {}: the image has the id {} already", user.place, user.name,
                         id)
           .hint("choose another uid, or leave it out");
     append(passwd, std::format("{0}:x:{1}:{1}::/home/{0}:{2}", user.name, id, user.shell));
@@ -148,7 +148,7 @@ void place_user(const Definition& definition, const Definition::User& user, cons
     append(tree + "/usr/lib/tmpfiles.d/drover-users.conf",
            std::format("d /home/{0} 0700 {0} {0}", user.name));
   }
-  for (const std::string& name : user.groups) join_group(definition, user, name, group);
+  for (const std::string& name : user.groups) join_group(user, name, group);
   if (user.ssh_keys.empty()) return;
   std::string keys;
   for (const std::string& key : user.ssh_keys) keys += key + "\n";
@@ -195,7 +195,7 @@ Installed installed_in(const std::string& tree) {
 
 void place_definition(const Definition& definition, const std::string& version, const std::string& tree) {
   rootfs::Tree root(tree);
-  for (const Definition::User& user : definition.users) place_user(definition, user, tree);
+  for (const Definition::User& user : definition.users) place_user(user, tree);
   base::make_directories(tree + "/etc/drover");
   json health = json::array();
   for (const Definition::Health& check : definition.health)
@@ -206,7 +206,7 @@ void place_definition(const Definition& definition, const std::string& version, 
   // systemd asks for one at the first boot, and never for a file that is there.
   base::write_file(tree + "/etc/machine-id", "");
   base::write_file(tree + "/etc/fstab", "");
-  for (const rootfs::File& file : definition.files) root.place(definition.file, file);
+  for (const rootfs::File& file : definition.files) root.place(file);
 }
 
 std::string kernel_version_of(const std::string& tree) {

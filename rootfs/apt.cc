@@ -221,7 +221,7 @@ base::Error Apt::failure(const base::Result& result, const std::vector<base::Wor
   auto broken = std::ranges::find_if(
       lines, [](const std::string& line) { return line.starts_with(' ') && line.contains(" : "); });
   if (broken != lines.end()) sentence = broken->substr(1);
-  for (const auto& [text, line] : wanted) {
+  for (const auto& [text, place] : wanted) {
     std::string name = text.substr(0, text.find('='));
     std::set<std::string> words;
     std::istringstream in(sentence);
@@ -229,15 +229,13 @@ base::Error Apt::failure(const base::Result& result, const std::vector<base::Wor
       std::erase_if(word, [](char c) { return c == '\'' || c == '"' || c == ','; });
       words.insert(word);
     }
-    if (line == 0 || !words.contains(name)) continue;
-    std::string where = std::format("{}:{}", origin_.file, line);
-    if (!sentence.starts_with("Unable to locate package"))
-      return base::error("{}: packages: {}", where, sentence);
+    if (place.empty() || !words.contains(name)) continue;
+    if (!sentence.starts_with("Unable to locate package")) return base::conflict(place, "packages: " + sentence);
     std::vector<std::string> argv = {"apt-cache", "pkgnames"};
     for (std::string& word : directories("")) argv.push_back(std::move(word));
     base::Result names = context_.runner.run_any({.argv = argv});
     std::string close = base::closest(name, base::lines_of(names.out));
-    return base::error("{}: packages: Debian {} has no package {}", where, origin_.suite, name)
+    return base::error("{}: packages: Debian {} has no package {}", place, origin_.suite, name)
         .hint(close.empty() ? "`apt-cache search WORD` finds packages"
                             : std::format("did you mean {}?", close));
   }

@@ -11,7 +11,6 @@ namespace rootfs {
 
 /// What packages are wanted for, and from where.
 struct Origin {
-  std::string file;   ///< the definition, for messages
   std::string name;   ///< of what is built, for messages
   std::string suite;  ///< of Debian, such as "trixie"
   Mirror mirror = {};

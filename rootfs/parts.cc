@@ -79,7 +79,7 @@ Mirror parse_mirror(base::TomlTable& in, const std::string& directory) {
 
 File parse_file(base::TomlTable& in, const std::string& directory) {
   File file;
-  file.line = in.line();
+  file.place = in.place();
   file.path = in.required_text("path", "an absolute path");
   if (!clean_absolute_path(file.path))
     throw in.wrong("path", "an absolute path without \".\", \"..\" or a slash at its end",
@@ -88,7 +88,7 @@ File parse_file(base::TomlTable& in, const std::string& directory) {
   bool directory_wanted = in.flag("directory").value_or(false);
   int given = content.has_value() + source.has_value() + symlink.has_value() + directory_wanted;
   if (given != 1)
-    throw in.conflict(file.line, std::format("file {}: expected exactly one of content, source, symlink "
+    throw base::conflict(file.place, std::format("file {}: expected exactly one of content, source, symlink "
                                              "and directory, found {}",
                                              file.path, given == 0 ? "none" : std::to_string(given)));
   if (content) file.content = *content;
@@ -114,11 +114,11 @@ bool valid_package(std::string_view text) {
           only(text.substr(end + 1), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-~:"));
 }
 
-void check_packages(const base::TomlTable& in, const std::vector<base::Word>& packages) {
-  for (const auto& [text, line] : packages)
+void check_packages(const std::vector<base::Word>& packages) {
+  for (const auto& [text, place] : packages)
     if (!valid_package(text))
-      throw in.conflict(
-          line,
+      throw base::conflict(
+          place,
           std::format("packages: expected a package's name, NAME=VERSION or NAME/SUITE, found \"{}\"", text));
 }
 

@@ -32,7 +32,7 @@ struct File {
   unsigned mode = 0644;
   std::string owner = "root", group = "root";  ///< names known in the tree, or numbers
   bool early = false;                          ///< placed before the packages are installed
-  unsigned line = 0;
+  std::string place = {};                      ///< "FILE:LINE"
 };
 
 struct Strip {
@@ -57,6 +57,6 @@ File parse_file(base::TomlTable& in, const std::string& directory);
 std::string read_beside(base::TomlTable& in, const std::string& key, const std::string& path);
 /// A package's name, NAME=VERSION, or NAME/SUITE.
 bool valid_package(std::string_view text);
-void check_packages(const base::TomlTable& in, const std::vector<base::Word>& packages);
+void check_packages(const std::vector<base::Word>& packages);
 
 }  // namespace rootfs

@@ -79,8 +79,7 @@ base::Fd Tree::open_directory(const std::string& path) const {
   return here;
 }
 
-unsigned Tree::id_of(const std::string& definition, const File& file, const std::string& name,
-                     const char* database) const {
+unsigned Tree::id_of(const File& file, const std::string& name, const char* database) const {
   if (name == "root") return 0;
   if (name.find_first_not_of("0123456789") == std::string::npos)
     return static_cast<unsigned>(std::stoul(name));
@@ -92,18 +91,18 @@ unsigned Tree::id_of(const std::string& definition, const File& file, const std:
     size_t second = line.find(':', line.find(':') + 1);
     return static_cast<unsigned>(std::atoi(line.c_str() + second + 1));
   }
-  throw base::error("{}:{}: file {}: the tree has no {} in /etc/{}", definition, file.line, file.path, name,
+  throw base::error("{}: file {}: the tree has no {} in /etc/{}", file.place, file.path, name,
                     database)
       .hint("name one that its packages make, or a number");
 }
 
-void Tree::place(const std::string& definition, const File& file) const {
+void Tree::place(const File& file) const {
   using Kind = File::Kind;
   std::filesystem::path path = file.path;
   std::string name = path.filename();
-  uid_t uid = id_of(definition, file, file.owner, "passwd");
-  gid_t gid = id_of(definition, file, file.group, "group");
-  base::in_context(std::format("placing {} ({}:{})", file.path, definition, file.line), [&] {
+  uid_t uid = id_of(file, file.owner, "passwd");
+  gid_t gid = id_of(file, file.group, "group");
+  base::in_context(std::format("placing {} ({})", file.path, file.place), [&] {
     base::Fd parent = open_directory(path.parent_path());
     base::Fd made;
     if (file.kind == Kind::kDirectory) {

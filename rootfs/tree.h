@@ -18,9 +18,8 @@ class Tree {
 
   [[nodiscard]] const std::string& path() const { return path_; }
 
-  /// Puts a file of a definition (the name of its file is for messages) there, in the place of what was
-  /// there; its directories are made.
-  void place(const std::string& definition, const File& file) const;
+  /// Puts a file of a definition there, in the place of what was there; its directories are made.
+  void place(const File& file) const;
 
   /// Something is there, at the end of all symlinks.
   [[nodiscard]] bool has(const std::string& path) const;
@@ -36,8 +35,7 @@ class Tree {
 
  private:
   [[nodiscard]] base::Fd open_directory(const std::string& path) const;
-  [[nodiscard]] unsigned id_of(const std::string& definition, const File& file, const std::string& name,
-                               const char* database) const;
+  [[nodiscard]] unsigned id_of(const File& file, const std::string& name, const char* database) const;
 
   std::string path_;
   base::Fd fd_;

@@ -51,7 +51,7 @@ class Build {
         workspace_(context, store.scratch_dir(), options.on_disk),
         lower_(workspace_.directory("lower")),
         apt_(context,
-             {.file = definition.file, .name = definition.name, .suite = suite_, .mirror = definition.mirror},
+             {.name = definition.name, .suite = suite_, .mirror = definition.mirror},
              options.cache_dir) {}
 
   BuildResult run() {
@@ -77,11 +77,11 @@ class Build {
 
  private:
   std::optional<Manifest> find_base() const {
-    const auto& [reference, line] = definition_.base;
+    const auto& [reference, place] = definition_.base;
     if (reference.empty()) return std::nullopt;
     auto base = store_.find(reference);
     if (!base)
-      throw base::error("{}: base: there is no template {} here", definition_.at(line), reference)
+      throw base::error("{}: base: there is no template {} here", place, reference)
           .hint(
               "build it first with `drover template build FILE.toml`; `drover template list` shows what is "
               "here");
@@ -90,7 +90,7 @@ class Build {
         throw base::error("layer {} of {} is missing", layer.digest, base->reference())
             .hint("build or copy " + base->name + " again");
     if (base->name == definition_.name)
-      throw base::error("{}: base: {} cannot stand on itself", definition_.at(line), base->name);
+      throw base::error("{}: base: {} cannot stand on itself", place, base->name);
     return base;
   }
 
@@ -112,7 +112,7 @@ class Build {
       mounts_.push(rootfs::mount_overlay(layers, "", "", lower_));
     if (!definition_.packages.empty() && !base::exists(status_file()))
       throw base::error("{}: packages: {} has no dpkg, so nothing can be installed on it",
-                        definition_.at(definition_.packages[0].line), base_->name)
+                        definition_.packages[0].place, base_->name)
           .hint("choose another base");
   }
 
@@ -181,7 +181,7 @@ class Build {
 
   void place(bool early) const {
     for (const Definition::File& file : definition_.files)
-      if (file.early == early) rootfs::Tree(tree_).place(definition_.file, file);
+      if (file.early == early) rootfs::Tree(tree_).place(file);
   }
 
   std::vector<std::string> dpkg_options() const {
@@ -204,7 +204,7 @@ class Build {
         "--aptopt=Acquire::Languages \"none\""};
     for (const std::string& option : dpkg_options()) argv.push_back("--dpkgopt=" + option);
     std::string include;
-    for (const auto& [text, line] : definition_.packages) include += (include.empty() ? "" : ",") + text;
+    for (const Definition::Word& word : definition_.packages) include += (include.empty() ? "" : ",") + word.text;
     if (!include.empty()) argv.push_back("--include=" + include);
     argv.insert(argv.end(), {suite_, tree_});
     argv.insert(argv.end(), apt_.sources().begin(), apt_.sources().end());
@@ -254,7 +254,7 @@ class Build {
       base::Phase phase(context_.progress, "files and commands", definition_.commands.size());
       place(/*early=*/false);
       rootfs::Tree tree(tree_);
-      for (const auto& [text, line] : definition_.commands) run_command(tree, text, line);
+      for (const Definition::Word& command : definition_.commands) run_command(tree, command);
     }
     base::Phase phase(context_.progress, "strip");
     std::vector<Package> installed = rootfs::installed_packages(tree_ + "/var/lib/dpkg/status");
@@ -269,11 +269,11 @@ class Build {
     size_ = rootfs::settle(content_, clock_);
   }
 
-  void run_command(const rootfs::Tree& tree, const std::string& text, unsigned line) {
-    base::Result result = tree.run(context_, {"/bin/sh", "-e", "-c", text}, clock_, /*inside=*/true);
+  void run_command(const rootfs::Tree& tree, const Definition::Word& command) {
+    base::Result result = tree.run(context_, {"/bin/sh", "-e", "-c", command.text}, clock_, /*inside=*/true);
     if (result.status == 0) return;
-    throw base::error("{}: commands: `{}` ended with status {}{}", definition_.at(line),
-                      base::first_line(text), result.status,
+    throw base::error("{}: commands: `{}` ended with status {}{}", command.place,
+                      base::first_line(command.text), result.status,
                       base::last_lines(result.err.empty() ? result.out : result.err))
         .hint("commands run in the template with sh -e, without a network");
   }
@@ -359,7 +359,7 @@ BuildResult build(base::Context& context, Store& store, const Definition& defini
                   const BuildOptions& options) {
   if (::geteuid() != 0 && !definition.base.text.empty())
     throw base::error("{}: base: {} stands on another template, and only root can mount that one's layers",
-                      definition.at(definition.base.line), definition.name)
+                      definition.base.place, definition.name)
         .hint("sudo drover template build …");
   BuildResult result;
   rootfs::in_private_mounts(context, [&] {

@@ -41,7 +41,7 @@ Definition::Strip parse_strip(base::TomlTable& in) {
 
 Definition::Box parse_box(base::TomlTable& in) {
   Definition::Box box;
-  box.line = in.line();
+  box.place = in.place();
   if (auto init = in.texts("init"); !init.empty()) box.init = init;
   if (auto env = in.table("env")) box.env = env->texts_by_name();
   box.working_dir = in.text("working_dir");
@@ -54,7 +54,7 @@ Definition::Box parse_box(base::TomlTable& in) {
   if (box.working_dir) start.working_dir = *box.working_dir;
   if (box.stop_signal) start.stop_signal = *box.stop_signal;
   if (std::string problem = problem_with(start); !problem.empty())
-    throw in.conflict(box.line, "box: expected " + problem);
+    throw base::conflict(box.place, "box: expected " + problem);
   return box;
 }
 
@@ -66,7 +66,7 @@ Definition parse_top(base::TomlTable& in, const std::string& file, const std::st
     throw in.wrong("name", "lower-case letters, digits and . + - (at most 63)", '"' + definition.name + '"');
   definition.description = in.text("description").value_or("");
   if (auto base = in.text("base")) {
-    definition.base = {.text = *base, .line = in.line_of("base")};
+    definition.base = {.text = *base, .place = in.place_of("base")};
     if (!valid_reference(*base))
       throw in.wrong("base", "NAME or NAME@VERSION of a template", '"' + *base + '"');
   }
@@ -76,11 +76,11 @@ Definition parse_top(base::TomlTable& in, const std::string& file, const std::st
   if (definition.base.text.empty() && !definition.distribution)
     throw in.missing("base", "the name of an OS template, or a table [distribution] to make one");
   if (!definition.base.text.empty() && definition.distribution)
-    throw in.conflict(definition.base.line,
+    throw base::conflict(definition.base.place,
                       "base and [distribution] exclude each other: an application "
                       "template stands on a base, an OS template on a distribution");
   definition.packages = in.words("packages");
-  rootfs::check_packages(in, definition.packages);
+  rootfs::check_packages(definition.packages);
   definition.commands = in.words("commands");
   for (base::TomlTable& entry : in.tables("file")) {
     Definition::File added = rootfs::parse_file(entry, directory);
@@ -97,8 +97,6 @@ Definition parse_top(base::TomlTable& in, const std::string& file, const std::st
 }
 
 }  // namespace
-
-std::string Definition::at(unsigned line) const { return std::format("{}:{}", file, line); }
 
 Definition parse_definition(std::string_view text, const std::string& file, const std::string& directory) {
   base::TomlTable in = base::TomlTable::parse(text, file);

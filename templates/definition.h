@@ -28,7 +28,7 @@ struct Definition {
     std::optional<std::string> working_dir, stop_signal;
     std::optional<unsigned> stop_seconds;
     std::optional<bool> control_groups;
-    unsigned line = 0;
+    std::string place;  ///< "FILE:LINE"
   };
 
   std::string file;  ///< where it came from, for messages
@@ -40,9 +40,6 @@ struct Definition {
   std::vector<File> files;
   Strip strip;
   Box box;
-
-  /// An Error about a line of the file: "FILE:LINE: what".
-  [[nodiscard]] std::string at(unsigned line) const;
 };
 
 /// Reads a definition and the files it adds (relative to it). An Error names file, line, key

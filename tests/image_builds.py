@@ -34,17 +34,18 @@ def run(*argv, check=True, timeout=900, **options):
     return checked(result) if check else result
 
 
-def quick_definition(directory, more_packages=(), *changes):
-    """node-vm, packed in a second; its files lie beside it. `changes`: pairs of what stands in it and what is to stand there."""
+def quick_definition(directory, more_packages=(), more=""):
+    """node-vm, packed in a second; what it is from lies beside it. `more`: other tables of it."""
     shutil.copytree(ROOT / "image/definitions", directory, dirs_exist_ok=True)
     for lock in directory.glob("*.lock"):
         lock.unlink()
-    text = (directory / "node-vm.toml").read_text()
-    words = "".join(f'\n  "{name}",' for name in more_packages)
-    for old, new in (("packages = [", f"packages = [{words}"), ('compression = "lzma,9"', 'compression = "zstd,1"'), *changes):
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    (directory / "quick.toml").write_text(text)
+    (directory / "quick.toml").write_text(f'''from = "node-vm.toml"
+name = "quick"
+packages = {json.dumps(list(more_packages))}
+
+[root]
+compression = "zstd,1"
+{more}''')
     return directory / "quick.toml"
 
 

@@ -101,12 +101,10 @@ class Bench:
         manifest = json.loads((self.image(out) / "manifest.json").read_text(encoding="utf-8"))
         return [f"{package['name']} {package['version']}" for package in manifest["packages"]]
 
-    def changed_definition(self, name, old, new):
-        """A copy of node-vm.toml under another name, with a word of it exchanged."""
-        text = (self.definitions / "node-vm.toml").read_text(encoding="utf-8")
-        if old not in text:
-            raise RuntimeError(f"node-vm.toml has no {old}")
-        (self.definitions / f"{name}.toml").write_text(text.replace(old, new), encoding="utf-8")
+    def variant(self, name, text):
+        """A definition that is node-vm's but for its name, and for what `text` says."""
+        (self.definitions / f"{name}.toml").write_text(f'from = "node-vm.toml"\nname = "{name}"\n{text}\n', encoding="utf-8")
+        return name
 
     def delta(self, old, new):
         """Bytes of the delta, and of NEW's root, kernel and initrd."""
@@ -146,33 +144,33 @@ class Mkosi:
 
     def __init__(self, place, node):
         self.place = place
-        definition = tomllib.loads((ROOT / "image/definitions/node-vm.toml").read_text(encoding="utf-8"))
+        own, shared = (tomllib.loads((ROOT / f"image/definitions/{name}.toml").read_text(encoding="utf-8")) for name in ("node-vm", "node"))
+        packages = shared["packages"]
         for directory in ("sandbox/etc/apt/preferences.d", "sandbox/etc/apt/sources.list.d", "repart", "packages", "out"):
             (place / directory).mkdir(parents=True)
         (CACHE / "mkosi").mkdir(parents=True, exist_ok=True)
-        self.apt_settings(definition)
+        self.apt_settings({word.partition("/")[2] for word in packages} - {""})
         for package in BUILD.glob("drover-node_*.deb"):
             shutil.copy(package, place / "packages")
         kernel = json.loads((node / "manifest.json").read_text(encoding="utf-8"))["kernel_version"]
         aside = [f"usr/lib/modules/{kernel}/vmlinuz", "usr/lib/systemd/boot/"]  # mkosi wants them, and puts them into the ESP
-        algorithm, _, level = definition["root"]["compression"].partition(",")
+        algorithm, _, level = own["root"]["compression"].partition(",")
         self.partition("00-esp", Type="esp", Format="vfat", CopyFiles="/efi:/", SizeMinBytes="128M", SizeMaxBytes="128M")
         self.partition("10-root", Type="root", Format="erofs", Compression=algorithm, CompressionLevel=level, CopyFiles="/",
                        Verity="data", VerityMatchKey="root", Minimize="best",
                        ExcludeFiles=[f"/{path}" for path in aside])
         self.partition("20-verity", Type="root-verity", Verity="hash", VerityMatchKey="root", Minimize="best")
-        packages = [word.partition("/")[0] for word in definition["packages"]]
         self.finalize_script(files_of(node, place / "extracted") | {aside[0], aside[1] + "efi/linuxx64.efi.stub"})
-        self.configuration([*packages, definition["kernel"]["package"], "systemd-boot-efi"], definition["root"]["cluster"])
+        packages = [word.partition("/")[0] for word in packages]
+        self.configuration([*packages, own["kernel"]["package"], "systemd-boot-efi"], own["root"]["cluster"])
 
     def finalize_script(self, kept):
         script = self.place / "finalize.sh"
         script.write_text(FINALIZE.format(kept="\n".join(sorted(kept, key=str.encode))), encoding="utf-8")
         script.chmod(0o755)
 
-    def apt_settings(self, definition):
+    def apt_settings(self, suites):
         """drover's own: the same mirror, suites and preferences. The newest is of the build just done."""
-        suites = {word.partition("/")[2] for word in definition["packages"]} - {""}
         newest = max((CACHE / "apt").iterdir(), key=lambda directory: (directory / "etc/sources.list").stat().st_mtime)
         sources = (newest / "etc/sources.list").read_text(encoding="utf-8")
         if not all(f" {suite} " in sources for suite in suites):
@@ -259,21 +257,19 @@ def measure_time(bench, runs, seen):
 def measure_rebuild(bench, runs):
     """Seconds of a build when nothing has changed, and when a file of the definition has."""
     unchanged, changed = [], []
-    definition = bench.definitions / "node-vm.toml"
-    text = definition.read_text(encoding="utf-8")
+    name = bench.variant("node-vm-file", "")
+    bench.build(name, name)
     for turn in range(runs):
-        unchanged.append(bench.build("node-vm", "node-vm")[0])
-        definition.write_text(f'{text}\n[[file]]\npath = "/etc/issue"\ncontent = "{turn}"\n', encoding="utf-8")
-        changed.append(bench.build("node-vm", "node-vm")[0])
-    definition.write_text(text, encoding="utf-8")
+        unchanged.append(bench.build(name, name)[0])
+        bench.variant(name, f'[[file]]\npath = "/etc/issue"\ncontent = "{turn}"')
+        changed.append(bench.build(name, name)[0])
     return median(unchanged), median(changed)
 
 
 def measure_package_delta(bench):
     """To the image with sid's chrony."""
     bench.build("node-vm", "before")
-    bench.changed_definition("node-vm-chrony", '"chrony"', '"chrony/sid"')
-    bench.build("node-vm-chrony", "after")
+    bench.build(bench.variant("node-vm-chrony", 'packages = ["chrony/sid"]'), "after")
     both = [next(word for word in bench.packages(name) if word.startswith("chrony ")) for name in ("before", "after")]
     return bench.delta("before", "after") | {"what": " to ".join(word.partition(" ")[2] for word in both)}
 

@@ -28,7 +28,7 @@ class Builder:
         self.top, self.packages = top, packages
         self.cache, self.out = top / "cache", top / "images/node"
         # A small disk: its bytes are hashed in each build.
-        self.definition = quick_definition(top / "definitions", (), ("factor = 4", "factor = 1"), ('size = "512M"', 'size = "64M"'))
+        self.definition = quick_definition(top / "definitions", more='\n[slots]\nfactor = 1\n\n[data]\nsize = "64M"\n')
         self.changes = 0
 
     def argv(self, *words, cache=None, out=None):
@@ -185,7 +185,7 @@ def without_room(builder, at, kib, lower=None, out=None):
 @pytest.mark.parametrize("kib", [4 << 10, 64 << 10], ids=["of a part", "of the root"])
 def test_no_room_for_the_image(builder, tmp_path, kib):
     error, left = without_room(builder, tmp_path, kib, out=tmp_path / "node")
-    assert error["error"].startswith(f"no space left to build node-vm in {tmp_path}" if kib == 4 << 10 else f"no space left in {tmp_path}/.node")
+    assert error["error"].startswith(f"no space left to build quick in {tmp_path}" if kib == 4 << 10 else f"no space left in {tmp_path}/.node")
     assert error["hint"] == "free some, or name another directory with -o"
     assert left == ""
 
@@ -198,6 +198,6 @@ def test_no_room_in_the_cache(builder, tmp_path):
         error, left = without_room(builder, tmp_path, 20 << 10, lower=builder.cache)
     finally:
         aside.rename(builder.cache / "image/roots")
-    assert error["error"] == f"no space left to build node-vm in {tmp_path}"
+    assert error["error"] == f"no space left to build quick in {tmp_path}"
     assert error["hint"] == "free some, or name another place with --cache-dir"
     assert left == ""

@@ -37,7 +37,7 @@ TEST(Definition, OfTheLeast) {
   EXPECT_EQ(node.suite, "trixie");
   ASSERT_EQ(node.packages.size(), 2u);
   EXPECT_EQ(node.packages[1].text, "criu/sid");
-  EXPECT_EQ(node.packages[1].line, 3u);
+  EXPECT_EQ(node.packages[1].place, "x.toml:3");
   EXPECT_EQ(node.hardware.at(0).text, "virtio");
   EXPECT_EQ(node.mirror.components, std::vector<std::string>{"main"});
   EXPECT_EQ(node.kernel.package, "linux-image-amd64");
@@ -50,7 +50,6 @@ TEST(Definition, OfTheLeast) {
   EXPECT_EQ(node.data.file_system, "ext4");
   EXPECT_EQ(node.data.bytes, 512ULL << 20);
   EXPECT_EQ(node.keys, "");
-  EXPECT_EQ(node.at(7), "x.toml:7");
 }
 
 TEST(Definition, OfEverything) {
@@ -103,7 +102,7 @@ seconds = 60
 )");
   EXPECT_EQ(node.description, "a node");
   EXPECT_EQ(node.hardware.at(1).text, "mlx5_core");
-  EXPECT_EQ(node.hardware.at(1).line, 7u);
+  EXPECT_EQ(node.hardware.at(1).place, "x.toml:7");
   EXPECT_EQ(node.keys, "/keys");
   EXPECT_EQ(node.mirror.components.size(), 2u);
   EXPECT_EQ(node.kernel.package, "linux-image-cloud-amd64");
@@ -111,7 +110,7 @@ seconds = 60
   EXPECT_EQ(node.kernel.console, "ttyS1,57600");
   EXPECT_FALSE(node.strip.documentation);
   EXPECT_EQ(node.strip.keep.at(0).text, "/usr/share/zoneinfo/UTC");
-  EXPECT_EQ(node.strip.drop.at(1).line, 22u);
+  EXPECT_EQ(node.strip.drop.at(1).place, "x.toml:22");
   EXPECT_EQ(node.root.compression, "lzma,109");
   EXPECT_EQ(node.root.cluster, 1U << 20);
   EXPECT_EQ(node.slots.bytes, 2ULL << 30);
@@ -137,6 +136,134 @@ TEST(Definition, FilesAndKeysAreBesideIt) {
   Definition node = read_definition(directory.path() + "/x.toml");
   EXPECT_EQ(node.files.at(0).content, "welcome\n");
   EXPECT_EQ(node.keys, directory.path() + "/keys");
+}
+
+/// Files of definitions, each from another one.
+class DefinitionFrom : public testing::Test {
+ protected:
+  /// NAME.toml; what it begins with makes it whole, where it has no other.
+  void write(const std::string& name, const std::string& text) const {
+    base::write_file(directory_.path() + "/" + name + ".toml", text);
+  }
+  [[nodiscard]] Definition read(const std::string& text) const {
+    return parse_definition(text, "x.toml", directory_.path());
+  }
+
+  base::TempDir directory_ = base::TempDir::make("/tmp", "definition-from-");
+};
+
+TEST_F(DefinitionFrom, HasWhatTheOtherHasAndItsOwn) {
+  write("node", std::string(kLeast) + R"(description = "all nodes"
+keys = "keys"
+[kernel]
+package = "linux-image-cloud-amd64"
+command_line = ["panic=10", "quiet"]
+[strip]
+locales = false
+drop = ["/a"]
+[slots]
+size = "1G"
+[[file]]
+path = "/etc/motd"
+content = "welcome"
+[[health]]
+name = "ssh"
+command = ["/bin/true"]
+)");
+  Definition rack = read(R"(from = "node.toml"
+name = "rack"
+packages = ["nfs-common"]
+hardware = ["nvme"]
+[kernel]
+command_line = ["panic=0"]
+[strip]
+drop = ["/b"]
+[slots]
+factor = 2
+[[file]]
+path = "/etc/issue"
+content = "rack"
+[[health]]
+name = "disk"
+command = ["/bin/true"]
+)");
+  EXPECT_EQ(rack.name, "rack");
+  EXPECT_EQ(rack.description, "") << "it is another image";
+  EXPECT_EQ(rack.suite, "trixie");
+  EXPECT_EQ(rack.keys, directory_.path() + "/keys");
+  EXPECT_EQ(base::texts_of(rack.packages),
+            (std::vector<std::string>{"systemd-sysv", "criu/sid", "nfs-common"}));
+  EXPECT_EQ(base::texts_of(rack.hardware), (std::vector<std::string>{"virtio", "nvme"}));
+  EXPECT_EQ(rack.kernel.package, "linux-image-cloud-amd64");
+  EXPECT_EQ(base::texts_of(rack.kernel.command_line), (std::vector<std::string>{"quiet", "panic=0"}));
+  EXPECT_FALSE(rack.strip.locales);
+  EXPECT_EQ(base::texts_of(rack.strip.drop), (std::vector<std::string>{"/a", "/b"}));
+  EXPECT_FALSE(rack.slots.bytes);
+  EXPECT_EQ(rack.slots.factor, 2u);
+  EXPECT_EQ(rack.files.size(), 2u);
+  EXPECT_EQ(rack.health.size(), 2u);
+}
+
+TEST_F(DefinitionFrom, WhatHasTheSameNameTakesItsPlace) {
+  write("node", std::string(kLeast) + "[[file]]\npath = \"/a\"\ncontent = \"old\"\n[[user]]\nname = \"u\"\n" +
+                    "[[health]]\nname = \"h\"\ncommand = [\"/old\"]\n");
+  Definition own = read(
+      "from = \"node.toml\"\nname = \"own\"\npackages = [\"criu=4.2\"]\n[[file]]\npath = \"/a\"\ncontent = \"new\"\n"
+      "[[user]]\nname = \"u\"\nuid = 2000\n[[health]]\nname = \"h\"\ncommand = [\"/new\"]\n");
+  EXPECT_EQ(base::texts_of(own.packages), (std::vector<std::string>{"systemd-sysv", "criu=4.2"}));
+  ASSERT_EQ(own.files.size(), 1u);
+  EXPECT_EQ(own.files[0].content, "new");
+  ASSERT_EQ(own.users.size(), 1u);
+  EXPECT_EQ(own.users[0].uid, 2000u);
+  ASSERT_EQ(own.health.size(), 1u);
+  EXPECT_EQ(own.health[0].command, std::vector<std::string>{"/new"});
+}
+
+TEST_F(DefinitionFrom, IsTheSameImageInHoweverManyFiles) {
+  write("node", "suite = \"trixie\"\npackages = [\"systemd-sysv\"]\n");
+  write("virtual", "from = \"node.toml\"\nhardware = [\"virtio\"]\n");
+  EXPECT_EQ(read("from = \"virtual.toml\"\nname = \"node\"\npackages = [\"criu/sid\"]\n").hash, parse(kLeast).hash);
+}
+
+TEST_F(DefinitionFrom, FilesAreBesideTheOneThatNamesThem) {
+  base::make_directories(directory_.path() + "/shared");
+  write("shared/node", std::string(kLeast) + "[[file]]\npath = \"/etc/motd\"\nsource = \"motd\"\n");
+  base::write_file(directory_.path() + "/shared/motd", "welcome\n");
+  EXPECT_EQ(read("from = \"shared/node.toml\"\nname = \"own\"\n").files.at(0).content, "welcome\n");
+}
+
+TEST_F(DefinitionFrom, WhatIsWrongIsToldWhereItStands) {
+  std::string node = directory_.path() + "/node.toml";
+  auto error = [&](const std::string& base, const std::string& own) {
+    write("node", base);
+    return thrown([&] { read("from = \"node.toml\"\n" + own); });
+  };
+  EXPECT_TRUE(error("suite = 7\n", "").starts_with("error: " + node + ":1: suite: expected a string"));
+  EXPECT_TRUE(error("suit = \"trixie\"\n", "").starts_with("error: " + node + ":1: unknown key suit"));
+  EXPECT_TRUE(error("hardware = [\"all\"]\n", "hardware = [\"nvme\"]\n")
+                  .starts_with("error: " + node + ":1: hardware: expected \"all\" alone"));
+  EXPECT_TRUE(error("suite = \"trixie\"\n", "hardware = [\"all\"]\n")
+                  .starts_with("error: x.toml:1: name is missing"));
+  EXPECT_TRUE(error("hardware = [\"all\"]\n", "name = \"own\"\n").starts_with("error: x.toml:1: suite is missing"));
+  EXPECT_TRUE(error("suite = \"trixie\"\n", "name = \"own\"\n").starts_with("error: x.toml:1: hardware is missing"));
+  EXPECT_TRUE(error(std::string(kLeast) + "[[user]]\nname = \"a\"\nuid = 2000\n",
+                    "name = \"own\"\n[[user]]\nname = \"b\"\nuid = 2000\n")
+                  .starts_with("error: x.toml:3: user: expected each uid once"));
+  EXPECT_TRUE(error(std::string(kLeast) + "[data]\nfile_system = \"xfs\"\n", "name = \"own\"\n")
+                  .contains("xfsprogs"));
+}
+
+TEST_F(DefinitionFrom, ThereIsNone) {
+  EXPECT_TRUE(thrown([&] { read("from = \"gone.toml\"\n"); })
+                  .starts_with("error: x.toml:1: from: expected a file beside the definition, found no file"));
+  EXPECT_TRUE(thrown([&] { read("from = \"/dev/null\"\n"); }).starts_with("error: x.toml:1: name is missing"));
+}
+
+TEST_F(DefinitionFrom, ARingEnds) {
+  write("a", "from = \"b.toml\"\n");
+  write("b", "from = \"a.toml\"\n");
+  std::string error = thrown([&] { read("from = \"a.toml\"\n"); });
+  EXPECT_TRUE(error.contains(":1: from: expected at most 8 definitions, each from the next")) << error;
 }
 
 TEST(Definition, SizesAreInBinaryUnits) {
@@ -231,18 +358,6 @@ TEST(ShippedDefinitions, AreGood) {
   EXPECT_EQ(vm.name, "node-vm");
   EXPECT_TRUE(texts(vm.hardware).contains("virtio"));
   EXPECT_FALSE(vm.health.empty());
-}
-
-/// They have most in common; what is stripped stands in a file of its own.
-TEST(ShippedDefinitions, DifferInHardwareAlone) {
-  Definition metal = read_definition("image/definitions/node-metal.toml");
-  Definition vm = read_definition("image/definitions/node-vm.toml");
-  EXPECT_EQ(texts(metal.strip.drop), texts(vm.strip.drop));
-  EXPECT_EQ(texts(metal.strip.keep), texts(vm.strip.keep));
-  std::set<std::string> firmware = texts(metal.packages), packages = texts(vm.packages);
-  std::erase_if(firmware, [&](const std::string& name) { return packages.erase(name) != 0; });
-  EXPECT_TRUE(packages.empty()) << *packages.begin();
-  for (const std::string& name : firmware) EXPECT_TRUE(name.starts_with("firmware-")) << name;
 }
 
 /// ci/node-packages.txt says what drover-node needs; images have it, but for the kernel.

@@ -85,7 +85,7 @@ TEST_F(AptTest, ReadsWhatWouldBeInstalled) {
       "Inst gcc-14-base (14.2.0-19 Debian:13.7/stable [amd64]) []\n"
       "Inst adduser (3.152 Debian:13.7/stable, Debian-Security:13/stable-security [all])\n"
       "Conf libc6 (2.41-12+deb13u4 Debian:13.7/stable [amd64])\n";
-  EXPECT_EQ(make().resolve({{.text = "adduser", .line = 1}}, ""),
+  EXPECT_EQ(make().resolve({{.text = "adduser", .place = "x.toml:1"}}, ""),
             (std::vector<Package>{{.name = "adduser", .version = "3.152", .architecture = "all"},
                                   {.name = "gcc-14-base", .version = "14.2.0-19", .architecture = "amd64"},
                                   {.name = "libc6", .version = "2.41-12+deb13u4", .architecture = "amd64"}}));
@@ -94,7 +94,7 @@ TEST_F(AptTest, ReadsWhatWouldBeInstalled) {
 TEST_F(AptTest, AnUnknownPackageIsShownInTheDefinition) {
   apt_ = {.status = 100, .out = "", .err = "E: Unable to locate package redis-sever\n"};
   std::string error = thrown(
-      [&] { (void)make().resolve({{.text = "nginx", .line = 4}, {.text = "redis-sever", .line = 5}}, ""); });
+      [&] { (void)make().resolve({{.text = "nginx", .place = "x.toml:4"}, {.text = "redis-sever", .place = "x.toml:5"}}, ""); });
   EXPECT_EQ(error,
             "error: x.toml:5: packages: Debian trixie has no package redis-sever\nhint: did you mean "
             "redis-server?\n");
@@ -102,7 +102,7 @@ TEST_F(AptTest, AnUnknownPackageIsShownInTheDefinition) {
 
 TEST_F(AptTest, AnUnknownVersionIsShownInTheDefinition) {
   apt_ = {.status = 100, .out = "", .err = "E: Version '9.9' for 'nginx' was not found\n"};
-  std::string error = thrown([&] { (void)make().resolve({{.text = "nginx=9.9", .line = 4}}, ""); });
+  std::string error = thrown([&] { (void)make().resolve({{.text = "nginx=9.9", .place = "x.toml:4"}}, ""); });
   EXPECT_EQ(error, "error: x.toml:4: packages: Version '9.9' for 'nginx' was not found\n");
 }
 
@@ -111,14 +111,14 @@ TEST_F(AptTest, PackagesThatDoNotFitAreExplained) {
       .status = 100,
       .out = "The following packages have unmet dependencies:\n sysvinit-core : Conflicts: systemd-sysv\n",
       .err = "E: Unable to correct problems, you have held broken packages.\n"};
-  std::string error = thrown([&] { (void)make().resolve({{.text = "sysvinit-core", .line = 4}}, ""); });
+  std::string error = thrown([&] { (void)make().resolve({{.text = "sysvinit-core", .place = "x.toml:4"}}, ""); });
   EXPECT_EQ(error, "error: x.toml:4: packages: sysvinit-core : Conflicts: systemd-sysv\n");
 }
 
 TEST_F(AptTest, TakingPackagesOfTheBaseAwayIsRefused) {
   apt_.out = "Remv rsyslog [8.2504.0-1]\nInst syslog-ng (4.8 Debian:13/stable [amd64])\n";
   EXPECT_TRUE(thrown([&] {
-                (void)make().resolve({{.text = "syslog-ng", .line = 4}}, "");
+                (void)make().resolve({{.text = "syslog-ng", .place = "x.toml:4"}}, "");
               }).contains("would remove rsyslog of its base"));
 }
 

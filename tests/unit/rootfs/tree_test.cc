@@ -30,7 +30,7 @@ class TreeTest : public testing::Test {
   [[nodiscard]] std::string root() const { return directory_.path() + "/root"; }
 
   std::string place(const File& file) {
-    return thrown([&] { Tree(root()).place("x.toml", file); });
+    return thrown([&] { Tree(root()).place(file); });
   }
 
   base::TempDir directory_ = base::TempDir::make("/tmp", "tree-");
@@ -93,7 +93,7 @@ TEST_F(TreeTest, PlacesLinksAndDirectories) {
 
 TEST_F(TreeTest, AnOwnerMustBeKnownInTheTree) {
   put("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
-  std::string error = place({.path = "/x", .owner = "redis", .line = 7});
+  std::string error = place({.path = "/x", .owner = "redis", .place = "x.toml:7"});
   EXPECT_TRUE(error.contains("x.toml:7: file /x: the tree has no redis in /etc/passwd")) << error;
 }
 

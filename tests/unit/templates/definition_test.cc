@@ -31,7 +31,7 @@ TEST(Definition, OfAnOsTemplate) {
   EXPECT_EQ(tiny.mirror.components, std::vector<std::string>{"main"});
   ASSERT_EQ(tiny.packages.size(), 2u);
   EXPECT_EQ(tiny.packages[1].text, "less=668-1");
-  EXPECT_EQ(tiny.packages[1].line, 3u);
+  EXPECT_EQ(tiny.packages[1].place, "x.toml:3");
   EXPECT_TRUE(tiny.strip.documentation && tiny.strip.locales && tiny.strip.caches);
 }
 
@@ -71,7 +71,7 @@ directory = true
 owner = "1000"
 )");
   EXPECT_EQ(app.base.text, "debian-13@2026112101");
-  EXPECT_EQ(app.base.line, 4u);
+  EXPECT_EQ(app.base.place, "x.toml:4");
   EXPECT_FALSE(app.distribution);
   EXPECT_EQ(app.commands.size(), 2u);
   EXPECT_EQ(app.mirror.components.size(), 2u);
