@@ -50,14 +50,14 @@ std::shared_ptr<const TomlTable::Node> TomlTable::part(const void* table) const 
       Node{.document = table_->document, .table = static_cast<const toml::table*>(table)});
 }
 
-std::string TomlTable::place() const { return place_of(static_cast<const toml::node*>(table_->table)); }
+std::string TomlTable::place() const { return place_at(static_cast<const toml::node*>(table_->table)); }
 
 std::string TomlTable::place_of(const std::string& key) {
   const void* node = find(key);
-  return node != nullptr ? place_of(node) : place();
+  return node != nullptr ? place_at(node) : place();
 }
 
-std::string TomlTable::place_of(const void* node) const {
+std::string TomlTable::place_at(const void* node) const {
   return std::format("{}:{}", file_, node_of(node).source().begin.line);
 }
 
@@ -94,7 +94,7 @@ std::vector<Word> TomlTable::words(const std::string& key) {
   if (node == nullptr) return words;
   if (!node_of(node).is_array()) throw bad(node, key, "a list of strings");
   for (const toml::node& entry : *node_of(node).as_array())
-    words.push_back({.text = text_of(&entry, key), .place = place_of(&entry)});
+    words.push_back({.text = text_of(&entry, key), .place = place_at(&entry)});
   return words;
 }
 
@@ -163,7 +163,7 @@ std::string TomlTable::text_of(const void* node, const std::string& key) const {
 Error TomlTable::bad(const void* node, const std::string& key, const std::string& expected) const {
   std::string found(kind_of(node_of(node)));
   if (auto number = node_of(node).value_exact<int64_t>()) found = std::to_string(*number);
-  return conflict(place_of(node), std::format("{}: expected {}, found {}", path(key), expected, found));
+  return conflict(place_at(node), std::format("{}: expected {}, found {}", path(key), expected, found));
 }
 
 }  // namespace base

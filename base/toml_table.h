@@ -31,7 +31,7 @@ class TomlTable {
   static TomlTable parse(std::string_view text, const std::string& file);
 
   [[nodiscard]] const std::string& file() const { return file_; }
-  [[nodiscard]] std::string place() const;  ///< "FILE:LINE"
+  [[nodiscard]] std::string place() const;                     ///< "FILE:LINE"
   [[nodiscard]] std::string place_of(const std::string& key);  ///< the table's own where it has no such key
 
   std::optional<std::string> text(const std::string& key);
@@ -58,7 +58,7 @@ class TomlTable {
   [[nodiscard]] std::shared_ptr<const Node> part(const void* table) const;
   const void* find(const std::string& key);
   [[nodiscard]] std::string path(const std::string& key) const;
-  [[nodiscard]] std::string place_of(const void* node) const;
+  [[nodiscard]] std::string place_at(const void* node) const;
   [[nodiscard]] std::string text_of(const void* node, const std::string& key) const;
   [[nodiscard]] Error bad(const void* node, const std::string& key, const std::string& expected) const;
 

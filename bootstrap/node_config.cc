@@ -35,7 +35,7 @@ std::vector<std::string> checked(base::TomlTable& in, const std::string& key, st
   for (const base::Word& word : in.words(key)) {
     if (!right(word.text))
       throw base::conflict(word.place,
-                        std::format("{}: expected {}, found {}", key, expected, quoted(word.text)));
+                           std::format("{}: expected {}, found {}", key, expected, quoted(word.text)));
     texts.push_back(word.text);
   }
   return texts;

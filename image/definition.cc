@@ -34,9 +34,8 @@ std::string in_quotes(std::string_view text) { return std::format("\"{}\"", text
 /// Adds to what a definition starts from; what has the same name takes the place of what it was there.
 template <class Part, class Name>
 void add(std::vector<Part>& parts, std::vector<Part> more, Name name) {
-  std::erase_if(parts, [&](const Part& part) {
-    return std::ranges::contains(more, std::invoke(name, part), name);
-  });
+  std::erase_if(parts,
+                [&](const Part& part) { return std::ranges::contains(more, std::invoke(name, part), name); });
   std::ranges::move(more, std::back_inserter(parts));
 }
 
@@ -118,17 +117,16 @@ void check_command_line(const std::vector<base::Word>& words) {
   for (const auto& [text, place] : words) {
     if (!rootfs::only(text, kAllowed))
       throw conflict(place, std::format("kernel.command_line: expected one word of letters, digits and "
-                                          "-_.,:=/@+%~ in each string, found {}",
-                                          in_quotes(text)));
+                                        "-_.,:=/@+%~ in each string, found {}",
+                                        in_quotes(text)));
     std::string key = text.substr(0, text.find('='));
     if (key == "console")
       throw conflict(place, "kernel.command_line: expected no console, found " + in_quotes(text))
           .hint("it is kernel.console");
     if (key.starts_with("drover.") || std::ranges::find(kOurs, key) != kOurs.end())
-      throw conflict(place,
-                        std::format("kernel.command_line: expected nothing that drover says there itself "
-                                    "(the root, init, drover.*), found {}",
-                                    in_quotes(text)));
+      throw conflict(place, std::format("kernel.command_line: expected nothing that drover says there itself "
+                                        "(the root, init, drover.*), found {}",
+                                        in_quotes(text)));
   }
 }
 
@@ -219,8 +217,7 @@ void parse_slots(TomlTable& in, Definition::Slots& slots) {
   auto bytes = parse_size(in, 16 * kMiB);
   auto factor = in.number("factor", 1, 100);
   if (bytes && factor)
-    throw conflict(in.place_of("factor"),
-                   "slots: size and factor exclude each other: expected one of them");
+    throw conflict(in.place_of("factor"), "slots: size and factor exclude each other: expected one of them");
   if (bytes || factor) slots = {.bytes = bytes, .factor = factor.value_or(Definition::Slots().factor)};
   in.finish();
 }
@@ -371,7 +368,8 @@ void check_whole(TomlTable& in, const Definition& definition) {
   // Debian has the tools for ext4 in every root.
   auto has_tools = [](const base::Word& word) { return package_of(word) == "xfsprogs"; };
   if (definition.data.file_system == "xfs" && std::ranges::none_of(definition.packages, has_tools))
-    throw in.missing("packages", "xfsprogs, as data.file_system is xfs");
+    throw in.table("data").value_or(in).wrong(
+        "file_system", "ext4, or xfs with the package xfsprogs among packages", in_quotes("xfs"));
 }
 
 }  // namespace

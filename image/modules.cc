@@ -106,8 +106,8 @@ std::vector<std::string_view> wanted_modules(const Definition& definition, const
     if (word == definition.hardware.end() || (!all && !family.early)) continue;
     if (word->text != "all" &&
         std::ranges::none_of(family.modules, [&](auto name) { return tables.has(name); }))
-      throw base::error("{}: hardware: the kernel {} has no driver of {}", word->place,
-                        tables.version(), family.name)
+      throw base::error("{}: hardware: the kernel {} has no driver of {}", word->place, tables.version(),
+                        family.name)
           .hint("[kernel] package = \"linux-image-amd64\" has them all");
     names.insert(names.end(), family.modules.begin(), family.modules.end());
   }

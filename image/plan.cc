@@ -87,9 +87,7 @@ std::map<std::string, std::string> inputs_of(base::Context& context, const Defin
 }  // namespace
 
 rootfs::Origin origin_of(const Definition& definition) {
-  rootfs::Origin origin = {.name = definition.name,
-                           .suite = definition.suite,
-                           .mirror = definition.mirror};
+  rootfs::Origin origin = {.name = definition.name, .suite = definition.suite, .mirror = definition.mirror};
   for (const base::Word& word : definition.packages) {
     size_t slash = word.text.find('/');
     if (slash == std::string::npos) continue;

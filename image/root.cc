@@ -114,8 +114,7 @@ unsigned free_id(const std::set<unsigned>& used) {
   return id;
 }
 
-void join_group(const Definition::User& user, const std::string& group,
-                const std::string& file) {
+void join_group(const Definition::User& user, const std::string& group, const std::string& file) {
   std::string text, line = users_line(file, group);
   if (line.empty())
     throw base::error("{}: user {}: the image has no group {}", user.place, user.name, group)
@@ -133,14 +132,13 @@ void place_user(const Definition::User& user, const std::string& tree) {
   std::string passwd = tree + "/etc/passwd", shadow = tree + "/etc/shadow", group = tree + "/etc/group";
   if (users_line(passwd, user.name).empty()) {
     if (!users_line(group, user.name).empty())
-      throw base::error("{}: user {}: the image has a group {}, and no such user", user.place,
-                        user.name, user.name)
+      throw base::error("{}: user {}: the image has a group {}, and no such user", user.place, user.name,
+                        user.name)
           .hint("choose another name: a user has a group of the same name");
     std::set<unsigned> used = used_ids({passwd, group});
     unsigned id = user.uid.value_or(free_id(used));
     if (used.contains(id))
-      throw base::error("{}: user {}: the image has the id {} already", user.place, user.name,
-                        id)
+      throw base::error("{}: user {}: the image has the id {} already", user.place, user.name, id)
           .hint("choose another uid, or leave it out");
     append(passwd, std::format("{0}:x:{1}:{1}::/home/{0}:{2}", user.name, id, user.shell));
     append(group, std::format("{}:x:{}:", user.name, id));

@@ -230,7 +230,8 @@ base::Error Apt::failure(const base::Result& result, const std::vector<base::Wor
       words.insert(word);
     }
     if (place.empty() || !words.contains(name)) continue;
-    if (!sentence.starts_with("Unable to locate package")) return base::conflict(place, "packages: " + sentence);
+    if (!sentence.starts_with("Unable to locate package"))
+      return base::conflict(place, "packages: " + sentence);
     std::vector<std::string> argv = {"apt-cache", "pkgnames"};
     for (std::string& word : directories("")) argv.push_back(std::move(word));
     base::Result names = context_.runner.run_any({.argv = argv});

@@ -89,8 +89,8 @@ File parse_file(base::TomlTable& in, const std::string& directory) {
   int given = content.has_value() + source.has_value() + symlink.has_value() + directory_wanted;
   if (given != 1)
     throw base::conflict(file.place, std::format("file {}: expected exactly one of content, source, symlink "
-                                             "and directory, found {}",
-                                             file.path, given == 0 ? "none" : std::to_string(given)));
+                                                 "and directory, found {}",
+                                                 file.path, given == 0 ? "none" : std::to_string(given)));
   if (content) file.content = *content;
   if (source) file.content = read_beside(in, "source", std::filesystem::path(directory) / *source);
   if (symlink) {

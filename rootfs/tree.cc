@@ -91,8 +91,7 @@ unsigned Tree::id_of(const File& file, const std::string& name, const char* data
     size_t second = line.find(':', line.find(':') + 1);
     return static_cast<unsigned>(std::atoi(line.c_str() + second + 1));
   }
-  throw base::error("{}: file {}: the tree has no {} in /etc/{}", file.place, file.path, name,
-                    database)
+  throw base::error("{}: file {}: the tree has no {} in /etc/{}", file.place, file.path, name, database)
       .hint("name one that its packages make, or a number");
 }
 

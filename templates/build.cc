@@ -50,8 +50,7 @@ class Build {
         hold_(store.hold()),
         workspace_(context, store.scratch_dir(), options.on_disk),
         lower_(workspace_.directory("lower")),
-        apt_(context,
-             {.name = definition.name, .suite = suite_, .mirror = definition.mirror},
+        apt_(context, {.name = definition.name, .suite = suite_, .mirror = definition.mirror},
              options.cache_dir) {}
 
   BuildResult run() {
@@ -204,7 +203,8 @@ class Build {
         "--aptopt=Acquire::Languages \"none\""};
     for (const std::string& option : dpkg_options()) argv.push_back("--dpkgopt=" + option);
     std::string include;
-    for (const Definition::Word& word : definition_.packages) include += (include.empty() ? "" : ",") + word.text;
+    for (const Definition::Word& word : definition_.packages)
+      include += (include.empty() ? "" : ",") + word.text;
     if (!include.empty()) argv.push_back("--include=" + include);
     argv.insert(argv.end(), {suite_, tree_});
     argv.insert(argv.end(), apt_.sources().begin(), apt_.sources().end());

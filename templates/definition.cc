@@ -77,8 +77,8 @@ Definition parse_top(base::TomlTable& in, const std::string& file, const std::st
     throw in.missing("base", "the name of an OS template, or a table [distribution] to make one");
   if (!definition.base.text.empty() && definition.distribution)
     throw base::conflict(definition.base.place,
-                      "base and [distribution] exclude each other: an application "
-                      "template stands on a base, an OS template on a distribution");
+                         "base and [distribution] exclude each other: an application "
+                         "template stands on a base, an OS template on a distribution");
   definition.packages = in.words("packages");
   rootfs::check_packages(definition.packages);
   definition.commands = in.words("commands");

@@ -145,7 +145,7 @@ class DefinitionFrom : public testing::Test {
   void write(const std::string& name, const std::string& text) const {
     base::write_file(directory_.path() + "/" + name + ".toml", text);
   }
-  [[nodiscard]] Definition read(const std::string& text) const {
+  Definition read(const std::string& text) const {  // NOLINT(modernize-use-nodiscard)
     return parse_definition(text, "x.toml", directory_.path());
   }
 
@@ -208,7 +208,8 @@ TEST_F(DefinitionFrom, WhatHasTheSameNameTakesItsPlace) {
   write("node", std::string(kLeast) + "[[file]]\npath = \"/a\"\ncontent = \"old\"\n[[user]]\nname = \"u\"\n" +
                     "[[health]]\nname = \"h\"\ncommand = [\"/old\"]\n");
   Definition own = read(
-      "from = \"node.toml\"\nname = \"own\"\npackages = [\"criu=4.2\"]\n[[file]]\npath = \"/a\"\ncontent = \"new\"\n"
+      "from = \"node.toml\"\nname = \"own\"\npackages = [\"criu=4.2\"]\n[[file]]\npath = \"/a\"\ncontent = "
+      "\"new\"\n"
       "[[user]]\nname = \"u\"\nuid = 2000\n[[health]]\nname = \"h\"\ncommand = [\"/new\"]\n");
   EXPECT_EQ(base::texts_of(own.packages), (std::vector<std::string>{"systemd-sysv", "criu=4.2"}));
   ASSERT_EQ(own.files.size(), 1u);
@@ -222,7 +223,8 @@ TEST_F(DefinitionFrom, WhatHasTheSameNameTakesItsPlace) {
 TEST_F(DefinitionFrom, IsTheSameImageInHoweverManyFiles) {
   write("node", "suite = \"trixie\"\npackages = [\"systemd-sysv\"]\n");
   write("virtual", "from = \"node.toml\"\nhardware = [\"virtio\"]\n");
-  EXPECT_EQ(read("from = \"virtual.toml\"\nname = \"node\"\npackages = [\"criu/sid\"]\n").hash, parse(kLeast).hash);
+  EXPECT_EQ(read("from = \"virtual.toml\"\nname = \"node\"\npackages = [\"criu/sid\"]\n").hash,
+            parse(kLeast).hash);
 }
 
 TEST_F(DefinitionFrom, FilesAreBesideTheOneThatNamesThem) {
@@ -244,8 +246,10 @@ TEST_F(DefinitionFrom, WhatIsWrongIsToldWhereItStands) {
                   .starts_with("error: " + node + ":1: hardware: expected \"all\" alone"));
   EXPECT_TRUE(error("suite = \"trixie\"\n", "hardware = [\"all\"]\n")
                   .starts_with("error: x.toml:1: name is missing"));
-  EXPECT_TRUE(error("hardware = [\"all\"]\n", "name = \"own\"\n").starts_with("error: x.toml:1: suite is missing"));
-  EXPECT_TRUE(error("suite = \"trixie\"\n", "name = \"own\"\n").starts_with("error: x.toml:1: hardware is missing"));
+  EXPECT_TRUE(
+      error("hardware = [\"all\"]\n", "name = \"own\"\n").starts_with("error: x.toml:1: suite is missing"));
+  EXPECT_TRUE(
+      error("suite = \"trixie\"\n", "name = \"own\"\n").starts_with("error: x.toml:1: hardware is missing"));
   EXPECT_TRUE(error(std::string(kLeast) + "[[user]]\nname = \"a\"\nuid = 2000\n",
                     "name = \"own\"\n[[user]]\nname = \"b\"\nuid = 2000\n")
                   .starts_with("error: x.toml:3: user: expected each uid once"));
@@ -254,9 +258,11 @@ TEST_F(DefinitionFrom, WhatIsWrongIsToldWhereItStands) {
 }
 
 TEST_F(DefinitionFrom, ThereIsNone) {
-  EXPECT_TRUE(thrown([&] { read("from = \"gone.toml\"\n"); })
-                  .starts_with("error: x.toml:1: from: expected a file beside the definition, found no file"));
-  EXPECT_TRUE(thrown([&] { read("from = \"/dev/null\"\n"); }).starts_with("error: x.toml:1: name is missing"));
+  EXPECT_TRUE(thrown([&] {
+                read("from = \"gone.toml\"\n");
+              }).starts_with("error: x.toml:1: from: expected a file beside the definition, found no file"));
+  EXPECT_TRUE(
+      thrown([&] { read("from = \"/dev/null\"\n"); }).starts_with("error: x.toml:1: name is missing"));
 }
 
 TEST_F(DefinitionFrom, ARingEnds) {

@@ -39,7 +39,7 @@ class AptTest : public testing::Test {
 
   std::string host_sources_ = kHostSources;
   base::Result apt_;
-  Origin origin_ = {.file = "x.toml", .name = "x", .suite = ""};
+  Origin origin_ = {.name = "x", .suite = ""};
   base::TempDir cache_ = base::TempDir::make("/tmp", "apt-");
   FakeRunner runner_ = FakeRunner([this](const base::Command& command) { return answer(command); });
   TestContext test_;
@@ -93,8 +93,10 @@ TEST_F(AptTest, ReadsWhatWouldBeInstalled) {
 
 TEST_F(AptTest, AnUnknownPackageIsShownInTheDefinition) {
   apt_ = {.status = 100, .out = "", .err = "E: Unable to locate package redis-sever\n"};
-  std::string error = thrown(
-      [&] { (void)make().resolve({{.text = "nginx", .place = "x.toml:4"}, {.text = "redis-sever", .place = "x.toml:5"}}, ""); });
+  std::string error = thrown([&] {
+    (void)make().resolve(
+        {{.text = "nginx", .place = "x.toml:4"}, {.text = "redis-sever", .place = "x.toml:5"}}, "");
+  });
   EXPECT_EQ(error,
             "error: x.toml:5: packages: Debian trixie has no package redis-sever\nhint: did you mean "
             "redis-server?\n");
@@ -111,7 +113,8 @@ TEST_F(AptTest, PackagesThatDoNotFitAreExplained) {
       .status = 100,
       .out = "The following packages have unmet dependencies:\n sysvinit-core : Conflicts: systemd-sysv\n",
       .err = "E: Unable to correct problems, you have held broken packages.\n"};
-  std::string error = thrown([&] { (void)make().resolve({{.text = "sysvinit-core", .place = "x.toml:4"}}, ""); });
+  std::string error =
+      thrown([&] { (void)make().resolve({{.text = "sysvinit-core", .place = "x.toml:4"}}, ""); });
   EXPECT_EQ(error, "error: x.toml:4: packages: sysvinit-core : Conflicts: systemd-sysv\n");
 }
 
