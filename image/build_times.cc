@@ -38,10 +38,11 @@ std::vector<base::PhaseTime> expected_times(const std::string& cache_dir, const 
                                            {"keep for the next build", 2},
                                            {"unpack packages", 0},
                                            {"install own packages", 0},
-                                           {"initrd", 6},
+                                           {"initrd", 1},
                                            {"strip", 1},
                                            {"pack", 10},
                                            {"verity", 0},
+                                           {"rest of the initrd", 0},
                                            {"loader", 0},
                                            {"disk", 0},
                                            {"hash", 2}};

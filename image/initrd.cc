@@ -14,6 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr auto kBetweenLooks = std::chrono::milliseconds(200);
 constexpr std::string_view kTrailer = "TRAILER!!!";
 
 /// A cpio archive in memory. Owner root, time 0, inodes by order: nothing in it is of this machine.
@@ -110,26 +111,31 @@ Content drivers(base::Context& context, const InitrdParts& parts, const std::str
   return content;
 }
 
-/// Compressed behind what `initrd` has already.
-void append(base::Context& context, const Content& content, const std::string& work, std::string& initrd) {
-  std::string plain = work + "/archive";
-  base::write_file(plain, content.archive());
-  // Early in the boot the kernel unpacks xz only with these checks, and a dictionary of what it can allocate.
-  context.runner.run(
-      {.argv = {"xz", "--check=crc32", "--threads=1", "--lzma2=preset=9e,dict=16MiB", "--force", plain},
-       .timeout = std::chrono::minutes(10)});
-  initrd += base::read_file(plain + ".xz");
-}
-
 }  // namespace
 
-void make_initrd(base::Context& context, const InitrdParts& parts, const std::string& work,
-                 const std::string& file) {
-  std::string initrd;
-  append(context, drivers(context, parts, work), work, initrd);
+Initrd::Initrd(base::Context& context, const InitrdParts& parts, std::string work) : work_(std::move(work)) {
+  begin(drivers(context, parts, work_).archive());
   Content program;
   program.file("/init", base::read_file(parts.init), 0755);
-  append(context, program, work, initrd);
+  begin(program.archive());
+}
+
+void Initrd::begin(const std::string& archive) {
+  std::string plain = work_ + "/archive" + std::to_string(packing_.size());
+  base::write_file(plain, archive);
+  // Early in the boot the kernel unpacks xz only with these checks, and a dictionary of what it can allocate.
+  packing_.push_back(base::Child::start(
+      {"xz", "--check=crc32", "--threads=1", "--lzma2=preset=9e,dict=16MiB", "--force", plain}, -1, -1, -1));
+}
+
+void Initrd::finish(const std::string& file) {
+  std::string initrd;
+  for (size_t i = 0; i < packing_.size(); ++i) {
+    std::optional<int> status;
+    while (!(status = packing_[i].wait(kBetweenLooks))) base::check_interrupt();
+    if (*status != 0) throw base::error("xz cannot compress the initrd: it ended with status {}", *status);
+    initrd += base::read_file(std::format("{}/archive{}.xz", work_, i));
+  }
   base::write_file(file, initrd);
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/child.h"
 #include "base/context.h"
 
 namespace image {
@@ -18,13 +19,24 @@ struct InitrdParts {
   std::vector<std::string> firmware;
 };
 
-/// Makes the initrd `file`: two cpio archives (newc,
-/// Documentation/driver-api/early-userspace/buffer-format.rst of the kernel), each compressed with xz as the
-/// kernel unpacks it (--check=crc32). The first has modules and firmware, the second /init: another drover
-/// changes the second one only, and a delta is so much smaller. Modules and firmware are in it unpacked, so
-/// that they are compressed together; the order of modules is in /lib/drover-modules. `work` is an empty
-/// directory. The same parts give the same bytes.
-void make_initrd(base::Context& context, const InitrdParts& parts, const std::string& work,
-                 const std::string& file);
+/// An initrd: two cpio archives (newc, Documentation/driver-api/early-userspace/buffer-format.rst of the
+/// kernel), each compressed with xz as the kernel unpacks it (--check=crc32). The first has modules and
+/// firmware, the second /init: another drover changes the second one only, and a delta is so much smaller.
+/// Modules and firmware are in it unpacked, so that they are compressed together; the order of modules is in
+/// /lib/drover-modules. The same parts give the same bytes.
+class Initrd {
+ public:
+  /// Reads all parts. They are compressed from then on, by processes that end with this. `work` is an empty
+  /// directory.
+  Initrd(base::Context& context, const InitrdParts& parts, std::string work);
+  /// Waits for that, and writes the initrd.
+  void finish(const std::string& file);
+
+ private:
+  void begin(const std::string& archive);
+
+  std::string work_;
+  std::vector<base::Child> packing_;
+};
 
 }  // namespace image

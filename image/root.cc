@@ -23,7 +23,7 @@ using nlohmann::json;
 
 constexpr auto kInstallTimeout = std::chrono::minutes(60);
 /// Grows when the same packages shall give another root than before.
-constexpr std::string_view kRootFormat = "2";
+constexpr std::string_view kRootFormat = "3";
 
 /// A tar of a tree keeps owners, modes, times, extended attributes and devices, and unpacks at the disk's
 /// speed.
@@ -47,13 +47,12 @@ void bootstrap(base::Context& context, const rootfs::Apt& apt, const std::vector
   std::string include;
   for (const Package& package : packages)
     include += std::format("{}{}={}", include.empty() ? "" : ",", package.name, package.version);
-  std::vector<std::string> argv = {"mmdebstrap", "--mode=root", "--format=directory", "--variant=essential",
-                                   // Lists and packages lie there already.
-                                   "--skip=update,download/empty,check/empty,check/qemu",
-                                   "--aptopt=APT::Install-Recommends \"false\"",
-                                   "--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"};
-  // What is not unpacked need not be stripped. Licences stay.
-  for (const std::string& option : rootfs::dpkg_excludes({})) argv.push_back("--dpkgopt=" + option);
+  // Debian's kernel package would make an initrd of its own, twice.
+  std::vector<std::string> argv = {
+      "env", "INITRD=No", "mmdebstrap", "--mode=root", "--format=directory", "--variant=essential",
+      // Lists and packages lie there already.
+      "--skip=update,download/empty,check/empty,check/qemu", "--aptopt=APT::Install-Recommends \"false\"",
+      "--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"};
   argv.push_back("--include=" + include);
   argv.insert(argv.end(), {suite, tree});
   argv.insert(argv.end(), apt.sources().begin(), apt.sources().end());

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -48,9 +49,11 @@ class RootMaker {
     kernel_ = kernel_version_of(tree_);
     fs::copy_file(tree_ + "/boot/vmlinuz-" + kernel_, part("vmlinuz"));
     ModuleTables tables = ModuleTables::read(tree_ + modules());
-    make_initrd_part(workspace, tables);
+    begin_initrd(workspace, tables);
     strip(tables, installed);
-    return {.kernel_version = kernel_, .packages = installed.packages, .root = pack()};
+    Root root = pack();
+    finish_initrd();
+    return {.kernel_version = kernel_, .packages = installed.packages, .root = root};
   }
 
  private:
@@ -63,7 +66,8 @@ class RootMaker {
     return firmware_of(context_, paths);
   }
 
-  void make_initrd_part(const rootfs::Workspace& workspace, const ModuleTables& tables) {
+  /// Takes what it needs of the tree before that is stripped; what is left to do goes on beside all else.
+  void begin_initrd(const rootfs::Workspace& workspace, const ModuleTables& tables) {
     base::Phase phase(context_.progress, "initrd");
     if (!base::exists(tree_ + std::string(kInit)))
       throw base::error("{}: packages: the image has no drover-node, so nothing in its initrd starts it",
@@ -82,13 +86,14 @@ class RootMaker {
     std::string key = base::sha256_file_hex(parts.init) + kernel_ + inputs.at("packages") +
                       inputs.at("format") + inputs.at("tools");
     for (const std::string& module : parts.modules) key += "\n" + module;
-    std::string cached = source_.cache_dir + "/image/initrds/" + base::sha256_hex(key);
-    if (!base::exists(cached)) {
-      std::string made = workspace.directory("initrd") + "/done";
-      make_initrd(context_, parts, workspace.directory("initrd"), made);
-      make_cached(cached, [&](const std::string& half) { fs::copy_file(made, half); });
-    }
-    fs::copy_file(cached, part("initrd"));
+    cached_initrd_ = source_.cache_dir + "/image/initrds/" + base::sha256_hex(key);
+    if (!base::exists(cached_initrd_)) initrd_.emplace(context_, parts, workspace.directory("initrd"));
+  }
+
+  void finish_initrd() {
+    base::Phase phase(context_.progress, "rest of the initrd");
+    if (initrd_) make_cached(cached_initrd_, [&](const std::string& half) { initrd_->finish(half); });
+    fs::copy_file(cached_initrd_, part("initrd"));
   }
 
   void strip(const ModuleTables& tables, const Installed& installed) {
@@ -152,6 +157,8 @@ class RootMaker {
   const RootSource& source_;
   std::string tree_, directory_;
   std::string kernel_;  ///< its version
+  std::string cached_initrd_;
+  std::optional<Initrd> initrd_;  ///< none where it was cached
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/text.h"
+#include "rootfs/package_lists.h"
 
 namespace rootfs {
 namespace {
@@ -177,6 +178,7 @@ std::string Apt::preferences() const {
 
 std::vector<std::string> Apt::directories(const std::string& status) const {
   return {"-o", "Dir::State=" + directory_,
+          "-o", "Dir::State::lists=" + narrowed(),
           "-o", "Dir::State::status=" + (status.empty() ? directory_ + "/nothing-installed" : status),
           "-o", "Dir::Etc=" + directory_ + "/etc",
           "-o", "Dir::Cache=" + directory_,
@@ -196,15 +198,18 @@ std::vector<std::string> Apt::command(const std::string& status, const std::vect
 }
 
 void Apt::update(bool offline) {
-  if (offline) {
-    for (const auto& entry : fs::directory_iterator(directory_ + "/lists"))
-      if (entry.path().string().ends_with("_Packages")) return;
+  auto is_list = [](const auto& entry) { return entry.path().string().ends_with("_Packages"); };
+  if (!offline)
+    fetch_lists();
+  else if (std::ranges::none_of(fs::directory_iterator(fetched()), is_list))
     throw base::error("there are no package lists of Debian {} here yet", origin_.suite)
         .hint("build once without --offline");
-  }
+}
+
+void Apt::fetch_lists() {
   base::Phase phase(context_.progress, "package lists");
-  base::Result result =
-      context_.runner.run_any({.argv = command("", {"update"}), .timeout = kNetworkTimeout});
+  base::Result result = context_.runner.run_any(
+      {.argv = command("", {"-o", "Dir::State::lists=" + fetched(), "update"}), .timeout = kNetworkTimeout});
   if (result.status != 0)
     throw base::error("the package lists of Debian {} cannot be fetched: {}", origin_.suite,
                       apt_sentence(result.err, "apt-get update failed"))
@@ -234,6 +239,7 @@ base::Error Apt::failure(const base::Result& result, const std::vector<base::Wor
       return base::conflict(place, "packages: " + sentence);
     std::vector<std::string> argv = {"apt-cache", "pkgnames"};
     for (std::string& word : directories("")) argv.push_back(std::move(word));
+    argv.insert(argv.end(), {"-o", "Dir::State::lists=" + fetched()});
     base::Result names = context_.runner.run_any({.argv = argv});
     std::string close = base::closest(name, base::lines_of(names.out));
     return base::error("{}: packages: Debian {} has no package {}", place, origin_.suite, name)
@@ -243,8 +249,20 @@ base::Error Apt::failure(const base::Result& result, const std::vector<base::Wor
   return base::error("the packages of {} cannot be installed: {}", origin_.name, sentence);
 }
 
+/// What a package that is a file depends on.
+std::string Apt::needs_of_file(const std::string& file) const {
+  auto field = [&](const char* name) {
+    return context_.runner.run({.argv = {"dpkg-deb", "--field", file, name}}).out;
+  };
+  return field("Depends") + "," + field("Pre-Depends");
+}
+
 std::vector<Package> Apt::resolve(const std::vector<base::Word>& wanted, const std::string& status) const {
   if (wanted.empty()) return {};
+  std::vector<std::string> needed;
+  for (const std::string& text : base::texts_of(wanted))
+    needed.push_back(text.starts_with('/') ? needs_of_file(text) : text);
+  narrow_lists(fetched(), narrowed(), origin_.more_suites, needed);
   std::vector<std::string> more = {"--simulate", "install"};
   for (const std::string& text : base::texts_of(wanted)) more.push_back(text);
   base::Result result = context_.runner.run_any({.argv = command(status, more), .env = {{"LC_ALL", "C"}}});
@@ -270,8 +288,12 @@ void Apt::download(const std::vector<Package>& packages, const std::string& stat
   bool complete = std::ranges::all_of(
       packages, [&](const Package& package) { return base::exists(package_file(package)); });
   if (complete) return;
-  std::vector<std::string> more = {"--download-only", "install"};
-  for (const Package& package : packages) more.push_back(package.name + "=" + package.version);
+  std::vector<std::string> more = {"--download-only", "install"}, names;
+  for (const Package& package : packages) {
+    names.push_back(package.name);
+    more.push_back(package.name + "=" + package.version);
+  }
+  narrow_lists(fetched(), narrowed(), origin_.more_suites, names);
   base::Result result = context_.runner.run_any({.argv = command(status, more), .timeout = kNetworkTimeout});
   if (result.status != 0)
     throw base::error("the packages of {} cannot be fetched: {}", origin_.name,
@@ -281,7 +303,7 @@ void Apt::download(const std::vector<Package>& packages, const std::string& stat
 }
 
 void Apt::seed(const std::string& root, const std::vector<Package>& packages, bool lists) const {
-  std::string archives = root + "/var/cache/apt/archives", target = root + "/var/lib/apt/lists";
+  std::string archives = root + "/var/cache/apt/archives";
   base::make_directories(archives + "/partial");
   for (const Package& package : packages) {
     std::string file = package_file(package);
@@ -293,10 +315,7 @@ void Apt::seed(const std::string& root, const std::vector<Package>& packages, bo
     base::write_file(root + "/etc/apt/preferences.d/drover", preferences());
   }
   if (!lists) return;
-  base::make_directories(target + "/partial");
-  for (const auto& entry : fs::directory_iterator(directory_ + "/lists"))
-    if (entry.path().filename().string().contains("_dists_"))
-      fs::copy_file(entry.path(), target + "/" + entry.path().filename().string());
+  copy_entries(fetched(), root + "/var/lib/apt/lists", packages);
 }
 
 int64_t Apt::youngest(const std::vector<Package>& packages) const {

@@ -39,8 +39,8 @@ class Apt {
   /// Makes sure that all of them are in the cache.
   void download(const std::vector<Package>& packages, const std::string& status) const;
 
-  /// Copies packages (and lists) from the cache to where apt looks for them in `root`, and which suites only
-  /// give what is asked of them.
+  /// Copies packages (and of lists what is said of them) from the cache to where apt looks for them in
+  /// `root`, and which suites only give what is asked of them.
   void seed(const std::string& root, const std::vector<Package>& packages, bool lists) const;
 
   /// apt-get with these directories; for a status file, and for what `more` says.
@@ -58,6 +58,10 @@ class Apt {
 
  private:
   [[nodiscard]] std::vector<std::string> find_sources() const;
+  void fetch_lists();
+  [[nodiscard]] std::string needs_of_file(const std::string& file) const;
+  [[nodiscard]] std::string fetched() const { return directory_ + "/lists"; }
+  [[nodiscard]] std::string narrowed() const { return directory_ + "/narrowed"; }
   [[nodiscard]] std::string preferences() const;
   [[nodiscard]] std::vector<std::string> directories(const std::string& status) const;
   [[nodiscard]] base::Error failure(const base::Result& result, const std::vector<base::Word>& wanted) const;

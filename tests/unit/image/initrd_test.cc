@@ -56,7 +56,7 @@ std::vector<Archive> archives_of(const std::string& bytes) {
   return archives;
 }
 
-class Initrd : public ::testing::Test {
+class InitrdTest : public ::testing::Test {
  protected:
   static constexpr const char* kDirectory = "/usr/lib/modules/6.12.1";
 
@@ -77,13 +77,14 @@ class Initrd : public ::testing::Test {
   }
 
   void make() {
-    make_initrd(here_.context,
-                {.root = tree_.path(),
-                 .init = tree_.path() + "/usr/lib/drover/drover-init",
-                 .module_directory = kDirectory,
-                 .modules = modules_,
-                 .firmware = firmware_},
-                work_, file_);
+    Initrd(here_.context,
+           {.root = tree_.path(),
+            .init = tree_.path() + "/usr/lib/drover/drover-init",
+            .module_directory = kDirectory,
+            .modules = modules_,
+            .firmware = firmware_},
+           work_)
+        .finish(file_);
   }
   std::vector<Archive> read() {
     return archives_of(
@@ -109,7 +110,7 @@ class Initrd : public ::testing::Test {
   std::string work_ = tree_.path() + "-work", file_ = work_ + "/done";
 };
 
-TEST_F(Initrd, HoldsInitAndModulesUnpacked) {
+TEST_F(InitrdTest, HoldsInitAndModulesUnpacked) {
   make();
   std::map<std::string, Entry> by_name = read_all();
   auto expect_file = [&](const std::string& name, unsigned mode, const std::string& content) {
@@ -130,7 +131,7 @@ TEST_F(Initrd, HoldsInitAndModulesUnpacked) {
   }
 }
 
-TEST_F(Initrd, ListsModulesInLoadOrder) {
+TEST_F(InitrdTest, ListsModulesInLoadOrder) {
   make();
   for (const Archive& archive : read()) {
     std::set<unsigned> inodes;
@@ -143,7 +144,7 @@ TEST_F(Initrd, ListsModulesInLoadOrder) {
 }
 
 /// Where the kernel looks for it: the initrd has no link from /lib to /usr/lib.
-TEST_F(Initrd, HoldsFirmwareWhereTheKernelLooks) {
+TEST_F(InitrdTest, HoldsFirmwareWhereTheKernelLooks) {
   tree_.put("/usr/lib/firmware/x/qed.bin", "firmware of qed");
   std::filesystem::create_symlink("qed.bin", tree_.path() + "/usr/lib/firmware/x/old.bin");
   firmware_ = {"/usr/lib/firmware/x/old.bin", "/usr/lib/firmware/x/qed.bin"};
@@ -155,7 +156,7 @@ TEST_F(Initrd, HoldsFirmwareWhereTheKernelLooks) {
 }
 
 /// So a delta from one drover to the next is small.
-TEST_F(Initrd, AnotherInitChangesTheLastArchiveOnly) {
+TEST_F(InitrdTest, AnotherInitChangesTheLastArchiveOnly) {
   make();
   std::string old = base::read_file(file_);
   size_t last = old.rfind(
@@ -171,7 +172,7 @@ TEST_F(Initrd, AnotherInitChangesTheLastArchiveOnly) {
 }
 
 /// The kernel's own xz knows CRC32 and no other check (lib/xz, and xz-file-format.txt 1.1.0, 2.1.1.2).
-TEST_F(Initrd, IsCompressedForTheKernel) {
+TEST_F(InitrdTest, IsCompressedForTheKernel) {
   make();
   std::string bytes = base::read_file(file_);
   EXPECT_EQ(bytes.substr(0, 8), std::string("\xfd"
@@ -179,7 +180,7 @@ TEST_F(Initrd, IsCompressedForTheKernel) {
                                             8));
 }
 
-TEST_F(Initrd, IsTheSameFromTheSameParts) {
+TEST_F(InitrdTest, IsTheSameFromTheSameParts) {
   make();
   std::string first = base::read_file(file_);
   std::filesystem::last_write_time(tree_.path() + "/usr/lib/drover/drover-init",
@@ -191,7 +192,7 @@ TEST_F(Initrd, IsTheSameFromTheSameParts) {
   EXPECT_NE(base::read_file(file_), first) << "the load order is a part of it";
 }
 
-TEST_F(Initrd, AModuleThatIsNotThereOrDamagedIsAnError) {
+TEST_F(InitrdTest, AModuleThatIsNotThereOrDamagedIsAnError) {
   modules_.push_back("kernel/gone.ko.xz");
   EXPECT_TRUE(thrown([&] { make(); }).contains("kernel/gone.ko.xz"));
   tree_.put(std::string(kDirectory) + "/kernel/gone.ko.xz", "this is no xz");
