@@ -124,8 +124,9 @@ void Initrd::begin(const std::string& archive) {
   std::string plain = work_ + "/archive" + std::to_string(packing_.size());
   base::write_file(plain, archive);
   // Early in the boot the kernel unpacks xz only with these checks, and a dictionary of what it can allocate.
+  // A higher preset takes half as long again, for a twentieth of the bytes.
   packing_.push_back(base::Child::start(
-      {"xz", "--check=crc32", "--threads=1", "--lzma2=preset=9e,dict=16MiB", "--force", plain}, -1, -1, -1));
+      {"xz", "--check=crc32", "--threads=1", "--lzma2=preset=4,dict=16MiB", "--force", plain}, -1, -1, -1));
 }
 
 void Initrd::finish(const std::string& file) {

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include <filesystem>
-#include <future>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -20,12 +19,6 @@ namespace fs = std::filesystem;
 
 std::vector<Part> parts_in(const std::string& directory) {
   std::vector<Part> parts;
-  // Beside the hashes: the disk has something to do as well.
-  std::future<void> written = std::async(std::launch::async, [&] {
-    for (const PartKind& kind : part_kinds())
-      if (std::string file = directory + "/" + std::string(kind.name); base::exists(file))
-        base::fsync_path(file);
-  });
   for (const PartKind& kind : part_kinds()) {
     std::string file = directory + "/" + std::string(kind.name);
     struct stat status;
@@ -36,8 +29,8 @@ std::vector<Part> parts_in(const std::string& directory) {
     parts.push_back({.name = std::string(kind.name),
                      .bytes = static_cast<uint64_t>(status.st_size),
                      .sha256 = base::sha256_file_hex(file)});
+    base::fsync_path(file);
   }
-  written.get();
   return parts;
 }
 

@@ -286,24 +286,29 @@ def relink(program, change, target):
     subprocess.run(["strip", target], check=True)
 
 
-def changed_package(bench):
-    """Our own package with changed programs; the directory that it is in."""
-    tree, directory, change = bench.place / "deb", bench.place / "changed", bench.place / "change.o"
+PROGRAMS = {"drover-node": "usr/bin/drover-node", "drover-init": "usr/lib/drover/drover-init"}  # and where the package has them
+
+
+def changed_package(bench, programs):
+    """Our own package with these programs changed; the directory that it is in."""
+    place = bench.place / "-".join(programs)
+    tree, directory, change = place / "deb", place / "changed", place / "change.o"
+    place.mkdir()
     directory.mkdir()
     package = max(BUILD.glob("drover-node_*.deb"), key=lambda file: file.stat().st_mtime)
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     subprocess.run(["c++", "-O2", "-c", "-x", "c++", "-", "-o", change], input=CHANGE, text=True, check=True)
-    for program, path in (("drover-node", "usr/bin/drover-node"), ("drover-init", "usr/lib/drover/drover-init")):
-        relink(program, change, tree / path)
+    for program in programs:
+        relink(program, change, tree / PROGRAMS[program])
     control = tree / "DEBIAN/control"
     control.write_text(re.sub("(?m)^(Version: .*)$", r"\1+1", control.read_text(encoding="utf-8")), encoding="utf-8")
     subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, directory], check=True, stdout=subprocess.DEVNULL)
     return directory
 
 
-def measure_own_delta(bench):
+def measure_own_delta(bench, programs):
     bench.build("node-vm", "before")
-    bench.build("node-vm", "after", "--packages", changed_package(bench))
+    bench.build("node-vm", "after", "--packages", changed_package(bench, programs))
     return bench.delta("before", "after")
 
 
@@ -365,7 +370,8 @@ def run(runs):
         vm = attempt("node-vm's parts", bench.parts, "node-vm")
         unchanged, changed = attempt("rebuilds", measure_rebuild, bench, runs) or (None, None)
         chrony = attempt("delta of a package", measure_package_delta, bench)
-        own = attempt("delta of our own package", measure_own_delta, bench)
+        own = attempt("delta of drover-node", measure_own_delta, bench, ["drover-node"])
+        both = attempt("delta of all of drover-node's package", measure_own_delta, bench, list(PROGRAMS))
         metal = attempt("node-metal", build_metal, bench)
         packages |= {name: bench.packages(name) for name, there in (("node-vm", vm), ("node-metal", metal)) if there}
     version = first_line("dpkg-query", "--show", "--showformat", "${Version}", "mkosi") if peer else "not there"
@@ -378,7 +384,7 @@ def run(runs):
                        megabytes(peer and peer["root"] + peer["vmlinuz"] + peer["initrd"]), "MB"))
     what = f"chrony {chrony['what']}" if chrony else "chrony"
     rows.append(bar(f"delta, {what} / image", chrony and ratio(chrony["bytes"], chrony["of"]), 0.03))
-    for part in ("root.img", "initrd"):
-        rows.append(figure(f"delta, drover-node relinked: {part}", own and own["parts"][part] / 1000, "kB"))
-    rows.append(bar("delta, drover-node relinked / image", own and ratio(own["bytes"], own["of"]), 0.03))
+    rows.append(bar("delta, drover-node with one function more / image", own and ratio(own["bytes"], own["of"]), 0.03))
+    rows.append(figure("delta, with one function more in drover-init, too: root.img", both and both["parts"]["root.img"] / 1000, "kB"))
+    rows.append(figure("delta, with one function more in drover-init, too: initrd", both and both["parts"]["initrd"] / 1000, "kB"))
     return rows

@@ -40,6 +40,7 @@ os.mkdir(f"{top}/sticky")
 os.chmod(f"{top}/sticky", 0o1777)
 """
 
+MANUAL = "/usr/share/man/man1/ls.1.gz"
 LOOK = r"""
 import json, os, sys
 found = {}
@@ -70,7 +71,7 @@ def inputs(packages, tmp_path_factory):  # noqa: F811
     (kinds / "DEBIAN/postinst").write_text(POSTINST)
     (kinds / "DEBIAN/postinst").chmod(0o755)
     run("dpkg-deb", "--root-owner-group", "--build", kinds, own / "kinds_1_all.deb")
-    return quick_definition(top / "definitions", ["kinds"]), own
+    return quick_definition(top / "definitions", ["kinds"], f'\n[strip]\nkeep = ["{MANUAL}"]\n'), own
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +81,19 @@ def image(inputs, tmp_path_factory):
     return build(top / "image", *inputs, top / "state")
 
 
+def in_root(image, *argv):
+    """What a program says that looks at its root, as this kernel sees it, in /mnt."""
+    return run("unshare", "--mount", "sh", "-ec", 'mount -t erofs "$0" /mnt; exec "$@"', image / "root.img", *argv).stdout
+
+
 def kinds_in(image):
-    """What stands in /usr/lib/kinds of its root, as this kernel sees it."""
-    return json.loads(run("unshare", "--mount", "sh", "-ec", 'mount -t erofs "$0" /mnt; exec python3 -c "$1" /mnt/usr/lib/kinds',
-                          image / "root.img", LOOK).stdout)
+    """What stands in /usr/lib/kinds."""
+    return json.loads(in_root(image, "python3", "-c", LOOK, "/mnt/usr/lib/kinds"))
+
+
+def test_what_is_kept_stays(image):
+    """Of the documentation, which is stripped, the one file that the definition keeps."""
+    assert in_root(image, "find", "/mnt/usr/share/man", "-type", "f").splitlines() == [f"/mnt{MANUAL}"]
 
 
 def test_files_keep_what_they_are(image):

@@ -1,6 +1,8 @@
 #include "base/hash.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "base/mount.h"
@@ -25,6 +27,30 @@ TEST(Crc32c, TheVectorsOfRfc3720) {
   EXPECT_EQ(crc32c(std::string(32, '\xff')), 0x62a8ab43u);
   EXPECT_EQ(crc32c("123456789"), 0xe3069283u);
   EXPECT_EQ(crc32c(""), 0u);
+}
+
+TEST(Sha256, AFilesHolesAreZeros) {
+  TempDir directory = TempDir::make("/tmp", "hash-");
+  std::string path = directory.path() + "/sparse";
+  const off_t end = 3 << 20;
+  for (const std::vector<off_t>& places :
+       std::vector<std::vector<off_t>>{{},
+                                       {0},
+                                       {end - 4},
+                                       {1 << 20},
+                                       {0, 1 << 20, (1 << 20) + 300'000, end - 4},
+                                       {4095, 4096 * 300 - 2}}) {
+    std::string content(end, '\0');
+    Fd file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    ASSERT_EQ(::ftruncate(file.get(), end), 0);
+    for (off_t place : places) {
+      content.replace(static_cast<size_t>(place), 4, "data");
+      ASSERT_EQ(::pwrite(file.get(), "data", 4, place), 4);
+    }
+    EXPECT_EQ(sha256_file_hex(path), sha256_hex(content)) << places.size();
+  }
+  EXPECT_EQ(sha256_file_hex("/dev/null"), sha256_hex(""));
+  EXPECT_EQ(sha256_file_hex("/proc/version"), sha256_hex(read_file("/proc/version")));
 }
 
 }  // namespace
