@@ -46,7 +46,7 @@ ModuleTables ModuleTables::read(const std::string& directory) {
       module.needs.insert(module.needs.begin(), module_name(file));
     tables.modules_[module_name(module.file)] = module;
   }
-  // "softdep xfs pre: crc32c post: x": by name, which may be an alias; then nothing here has it.
+  // "softdep libcrc32c pre: crc32c post: x": by name, which may be an alias.
   for (const std::string& line :
        base::lines_of(base::read_file_if_exists(directory + "/modules.softdep").value_or(""))) {
     std::vector<std::string> words = words_of(line);
@@ -63,6 +63,13 @@ ModuleTables ModuleTables::read(const std::string& directory) {
         side->push_back(module_name(word));
     }
   }
+  // "alias crypto-crc32c crc32c_intel"; those of devices are patterns, with a colon.
+  for (const std::string& line :
+       base::lines_of(base::read_file_if_exists(directory + "/modules.alias").value_or(""))) {
+    std::vector<std::string> words = words_of(line);
+    if (words.size() == 3 && words[0] == "alias" && !words[1].contains(':'))
+      tables.aliases_[module_name(words[1])].push_back(module_name(words[2]));
+  }
   for (const std::string& line :
        base::lines_of(base::read_file_if_exists(directory + "/modules.builtin").value_or("")))
     tables.builtin_.insert(module_name(line));
@@ -75,8 +82,14 @@ bool ModuleTables::has(std::string_view name) const {
 
 void ModuleTables::add(const std::string& name, std::set<std::string>& seen,
                        std::vector<std::string>& files) const {
+  if (!seen.insert(name).second) return;
   auto module = modules_.find(name);
-  if (module == modules_.end() || !seen.insert(name).second) return;
+  if (module == modules_.end()) {
+    // All that have the alias: which of them works is the machine's affair.
+    if (auto alias = aliases_.find(name); alias != aliases_.end())
+      for (const std::string& one : alias->second) add(one, seen, files);
+    return;
+  }
   for (const std::string& needed : module->second.needs) add(needed, seen, files);
   files.push_back(module->second.file);
   for (const std::string& follower : module->second.followers) add(follower, seen, files);

@@ -12,7 +12,8 @@
 /// Which of a kernel's modules an image keeps, and what firmware they ask for.
 namespace image {
 
-/// The tables that depmod has made (modules.dep(5), modules.softdep, modules.builtin) for one kernel.
+/// The tables that depmod has made (modules.dep(5), modules.softdep, modules.alias, modules.builtin) for one
+/// kernel.
 class ModuleTables {
  public:
   /// Of DIRECTORY, a /lib/modules/VERSION. Throws where modules.dep is not there.
@@ -23,7 +24,8 @@ class ModuleTables {
   /// The kernel has it built in, or as a file.
   [[nodiscard]] bool has(std::string_view name) const;
   /// Files (paths in the directory) of these modules and of all that they stand on, so ordered that each
-  /// stands behind what it needs. What is built in needs no file; what the kernel does not have is left out.
+  /// stands behind what it needs; a name that several modules have as an alias is all of them. What is built
+  /// in needs no file; what the kernel does not have is left out.
   [[nodiscard]] std::vector<std::string> files(std::span<const std::string_view> names) const;
   /// All files there are.
   [[nodiscard]] std::set<std::string> all_files() const;
@@ -39,6 +41,7 @@ class ModuleTables {
   std::string version_;
   std::map<std::string, Module, std::less<>> modules_;
   std::set<std::string, std::less<>> builtin_;
+  std::map<std::string, std::vector<std::string>, std::less<>> aliases_;
 };
 
 /// Where a node needs modules: the initrd has those with which it reaches its root, the root has all.

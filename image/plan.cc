@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Grows when the same definition and packages shall give another image than before.
-constexpr std::string_view kBuildFormat = "6";
+constexpr std::string_view kBuildFormat = "7";
 /// What of the builder's decides bytes of an image.
 const std::vector<std::string> kTools = {"erofs-utils", "mtools",      "e2fsprogs",   "xfsprogs",
                                          "libfdisk1",   "grub-common", "grub-pc-bin", "grub-efi-amd64-bin",

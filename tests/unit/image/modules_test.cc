@@ -60,6 +60,18 @@ TEST_F(Modules, OfASoftDependencyAsWellInFrontOrBehind) {
                                    "kernel/net/plain.ko", "kernel/fs/xfs/xfs.ko.xz"}));
 }
 
+/// As libcrc32c's "crc32c": an Intel processor has the one, any machine the other.
+TEST_F(Modules, ASoftDependencyMayBeAnAliasOfSeveral) {
+  put("modules.softdep", "softdep libcrc32c pre: crypto-crc32c\n");
+  put("modules.alias",
+      "# Aliases extracted from modules themselves.\n"
+      "alias pci:v00008086d* plain\nalias crypto-crc32c dm_bufio\nalias crypto-crc32c crc32c_generic\n"
+      "alias ring ring\nalias crypto-crc32c gone\nalias\nalias a b c\n");
+  EXPECT_EQ(files({"libcrc32c", "ring"}),
+            (Texts{"kernel/drivers/md/dm-mod.ko.xz", "kernel/drivers/md/dm-bufio.ko.xz",
+                   "kernel/crypto/crc32c_generic.ko.xz", "kernel/lib/libcrc32c.ko.xz"}));
+}
+
 TEST_F(Modules, ComeOnceEach) {
   EXPECT_EQ(files({"dm_mod", "dm_verity", "dm_bufio", "dm_mod"}),
             (Texts{"kernel/drivers/md/dm-mod.ko.xz", "kernel/drivers/md/dm-bufio.ko.xz",
