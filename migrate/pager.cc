@@ -38,6 +38,10 @@ constexpr uint64_t kGiveAtOnce = 64 << 10;
 // So long after its restore the box has the connection and the processors for itself: it is let go in
 // this time, and touches what it needs first.
 constexpr auto kHeadStart = 100ms;
+// And so long after it, whenever it has waited for a page within that time. On a node with one processor free
+// it would otherwise get that back only when we have used up our turn.
+constexpr auto kFirstSteps = 1s;
+constexpr auto kStep = 5ms;
 // With something asked for, nothing for so long means that the source is gone.
 constexpr auto kSilence = 15s;
 
@@ -113,7 +117,7 @@ void Pager::run(Wire& wire) {
                                  {lanes_.listener(), POLLIN, 0},
                                  {lanes_.arrivals(), POLLIN, 0}};
     for (const auto& space : spaces_) waits.push_back({final_ ? space.fault.get() : -1, POLLIN, 0});
-    const int timeout = giving ? 0 : restored_at_ && !past_head_start() ? 10 : 500;
+    const int timeout = giving ? 0 : restored_at_ && box_goes_first() ? 5 : 500;
     if (::poll(waits.data(), waits.size(), timeout) < 0 && errno != EINTR)
       throw base::sys_error("cannot wait for page faults");
     if (waits[1].revents != 0) take_space();
@@ -140,6 +144,12 @@ void Pager::tell_here(Wire& wire) {
 }
 
 bool Pager::past_head_start() const { return restored_at_ && Clock::now() - *restored_at_ > kHeadStart; }
+
+bool Pager::box_goes_first() const {
+  if (at_once_) return false;
+  const auto now = Clock::now();
+  return !past_head_start() || (now - *restored_at_ < kFirstSteps && now - last_fault_ < kStep);
+}
 
 // --- what the source sends
 
@@ -297,7 +307,7 @@ bool Pager::give_kept(const Space& space, uint64_t begin, uint64_t end) {
 
 /// Gives one piece of what was kept before it is needed; false when there is nothing to do now.
 bool Pager::give_ahead() {
-  if (!at_once_ && !past_head_start()) return false;
+  if (box_goes_first()) return false;
   for (size_t i = 0; i < spaces_.size(); ++i) {
     Space& space = spaces_[i];
     while (!space.given_all) {

@@ -65,6 +65,8 @@ class Pager {
   using Clock = std::chrono::steady_clock;
 
   [[nodiscard]] bool past_head_start() const;
+  /// Nothing is given ahead of need now.
+  [[nodiscard]] bool box_goes_first() const;
   void take(Wire& wire, const Message& message);
   void begin_round(const nlohmann::json& round);
   void end_round(Wire& wire);

@@ -23,19 +23,22 @@ BUILT = []
 
 
 class Image:
-    """node-vm with a key for root, built in `directory`. `at(part)` is a part's path."""
+    """node-vm, but for a key for root and for what `more` says, built in `directory`. `at(part)` is a part's path."""
 
-    def __init__(self, directory, packages):  # noqa: F811
-        self.directory = directory / "node-vm"
+    def __init__(self, directory, packages, more=""):  # noqa: F811
+        self.directory = directory / "image"
         self.key = directory / "key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
-        definitions = directory / "definitions"
-        shutil.copytree(ROOT / "image/definitions", definitions)
-        with open(definitions / "node-vm.toml", "a") as file:
-            file.write(f'\n[[user]]\nname = "root"\nssh_keys = ["{self.key.with_suffix(".pub").read_text().strip()}"]\n')
+        definition = directory / "tested.toml"
+        definition.write_text(f'''from = "{ROOT}/image/definitions/node-vm.toml"
+name = "tested"
+{more}
+[[user]]
+name = "root"
+ssh_keys = ["{self.key.with_suffix(".pub").read_text().strip()}"]
+''')
         self.state = directory / "state"
-        run("drover", "--state-dir", self.state, "image", "build", definitions / "node-vm.toml", "-o", self.directory,
-            "--packages", packages)
+        run("drover", "--state-dir", self.state, "image", "build", definition, "-o", self.directory, "--packages", packages)
 
     def at(self, part):
         return self.directory / part
@@ -52,8 +55,10 @@ def start_of(disk, partition):
 class Node(loader.Machine):
     """A machine of its own disk, which may be on and off several times. Its console is kept in build/PRESET/results."""
 
-    def __init__(self, image, directory, name, firmware="seabios"):
+    def __init__(self, image, directory, name, firmware="seabios", disk="virtio-blk-pci", network="virtio-net-pci"):
+        """`disk` and `network`: QEMU's devices, the last of `disk` with the disk in it."""
         self.image, self.directory, self.name, self.firmware = image, directory, name, firmware
+        self._disk, self._network = disk.split(), network
         path = directory / "disk.img"
         run("cp", "--sparse=always", image.at("disk.img"), path)
         os.truncate(path, DISK_BYTES)
@@ -83,10 +88,11 @@ class Node(loader.Machine):
                 "-device", "virtio-rng-pci", "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"]
         if server:
             argv[-1] += f",tftp={self.image.directory},bootfile=boot.ipxe"
-        argv += ["-device", "virtio-net-pci,netdev=net" + (",romfile=" if disk else "")]
+        argv += ["-device", f"{self._network},netdev=net" + (",romfile=" if disk else "")]
         if disk:
-            argv += ["-device", "virtio-blk-pci,drive=" + ("logged" if self.log else "disk"),
-                     "-blockdev", f"driver=raw,node-name=disk,file.driver=file,file.filename={self.path}"]
+            devices = [*self._disk[:-1], f"{self._disk[-1]},drive=" + ("logged" if self.log else "disk")]
+            argv += [word for device in devices for word in ("-device", device)]
+            argv += ["-blockdev", f"driver=raw,node-name=disk,file.driver=file,file.filename={self.path}"]
         if self.log:
             self.log.touch()
             argv += ["-blockdev", f"driver=file,node-name=log,filename={self.log}",

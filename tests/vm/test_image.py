@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from image_builds import packages, run  # noqa: F401: a fixture
 from loader import choices
-from node_images import BOOT_S, CONFIRMED, Node, image, start_of  # noqa: F401: a fixture
+from node_images import BOOT_S, CONFIRMED, Image, Node, image, start_of  # noqa: F401: a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(600)]
 
@@ -31,7 +31,7 @@ def comes_up_in_memory(node):
     node.sees("login:")
     seen = status(node)
     assert seen["healthy"] and seen["slot"] is None and seen["slots"] is None
-    assert seen["root"]["state"] == "verified" and seen["image"]["name"] == "node-vm"
+    assert seen["root"]["state"] == "verified" and seen["image"]["name"] == "tested"
 
 
 def flip_a_bit(image, disk, partition, path):  # noqa: F811
@@ -66,12 +66,37 @@ def test_it_boots_to_a_login_and_is_healthy(image, tmp_path, firmware):  # noqa:
         seen = status(node)
         manifest = json.loads(Path(image.at("manifest.json")).read_text())
         assert seen["healthy"] and seen["slot"] == "a" and seen["root"] == {"state": "verified", "hash": manifest["root"]["root_hash"]}
-        assert seen["image"] == {"name": "node-vm", "version": manifest["version"]}
+        assert seen["image"] == {"name": "tested", "version": manifest["version"]}
         assert all(check["good"] for check in seen["checks"])
         assert seen["data"]["bytes"] > 1 << 30  # has grown to its disk
         assert node.ssh("systemctl is-system-running").strip() == "running"
         assert node.ssh("systemctl --failed --quiet") == ""
         node.power_down()
+
+
+@pytest.fixture(scope="module")
+def rack(packages, tmp_path_factory):  # noqa: F811
+    """With Debian's kernel for all machines, whose drivers and file systems are modules."""
+    return Image(tmp_path_factory.mktemp("rack"), packages, """
+hardware = ["nvme", "ahci", "megaraid_sas", "e1000e", "igb", "e1000"]
+
+[kernel]
+package = "linux-image-amd64"
+
+[root]
+compression = "zstd,1"
+""")
+
+
+@pytest.mark.parametrize(("disk", "network"), [("nvme,serial=1", "e1000e"), ("ide-hd", "igb"),
+                                               ("megasas-gen2,id=raid scsi-hd,bus=raid.0", "e1000")])
+def test_it_boots_from_the_hardware_of_servers(rack, tmp_path, disk, network):
+    with Node(rack, tmp_path, network, disk=disk, network=network) as node:
+        node.on()
+        node.sees(f"slot a {CONFIRMED}")
+        assert status(node)["healthy"]
+        node.power_down()
+        assert "cannot load the module" not in node.said
 
 
 def test_it_boots_from_the_network_without_a_disk(image, tmp_path):  # noqa: F811
