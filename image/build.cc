@@ -1,5 +1,7 @@
 #include "image/build.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 
 #include "base/error.h"
@@ -89,6 +91,11 @@ BuildResult build(base::Context& context, const Definition& definition, const Bu
                              {{options.cache_dir, "free some, or name another place with --cache-dir"},
                               {fs::absolute(options.out).parent_path(), kMakeRoom}});
   };
+  if (options.backend == Backend::kGuestfs && ::geteuid() != 0)
+    throw base::error(
+        "--backend guestfs is for root: libguestfs makes its appliance of this machine's files, "
+        "and in a user namespace they do not belong to whom they should")
+        .hint("leave it out, or sudo drover image build …");
   BuildResult result;
   rootfs::in_private_mounts(context, [&] {
     try {

@@ -198,4 +198,6 @@ def test_where_there_is_no_user_namespace_it_says_why(inputs):
             error = user.error(*command, before=before)
         assert error["error"].startswith("this machine does not let ordinary users make user namespaces")
         assert error["hint"] == "sudo sysctl -w user.max_user_namespaces=65536; or build as root, with sudo"
+        error = user.error(*command, "--backend", "guestfs")
+        assert error["error"].startswith("--backend guestfs is for root") and "leave it out" in error["hint"]
         assert not (user.home / "image").exists() and not (user.home / ".cache").exists()
