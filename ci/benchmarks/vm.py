@@ -112,7 +112,7 @@ def bars_of(seen, pages):
 
 
 def run(runs):
-    build_templates("redis")
+    build_templates("debian-13", "redis")
     seen = {(size, pages): [] for size in SIZES for pages in PAGES}
     attempt("two virtual machines", measure, runs, seen)
     failed = sum(report is None for reports in seen.values() for report in reports)
