@@ -58,9 +58,8 @@ Definition::Box parse_box(base::TomlTable& in) {
   return box;
 }
 
-Definition parse_top(base::TomlTable& in, const std::string& file, const std::string& directory) {
+Definition parse_top(base::TomlTable& in, const std::string& directory) {
   Definition definition;
-  definition.file = file;
   definition.name = in.required_text("name", "the template's name");
   if (!valid_name(definition.name))
     throw in.wrong("name", "lower-case letters, digits and . + - (at most 63)", '"' + definition.name + '"');
@@ -100,7 +99,7 @@ Definition parse_top(base::TomlTable& in, const std::string& file, const std::st
 
 Definition parse_definition(std::string_view text, const std::string& file, const std::string& directory) {
   base::TomlTable in = base::TomlTable::parse(text, file);
-  return parse_top(in, file, directory);
+  return parse_top(in, directory);
 }
 
 Definition read_definition(const std::string& path) {

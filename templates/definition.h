@@ -31,7 +31,6 @@ struct Definition {
     std::string place;  ///< "FILE:LINE"
   };
 
-  std::string file;  ///< where it came from, for messages
   std::string name, description;
   Word base;  ///< empty for an OS template, which has a distribution
   std::optional<Distribution> distribution;
