@@ -315,7 +315,23 @@ void Apt::seed(const std::string& root, const std::vector<Package>& packages, bo
     base::write_file(root + "/etc/apt/preferences.d/drover", preferences());
   }
   if (!lists) return;
-  copy_entries(fetched(), root + "/var/lib/apt/lists", packages);
+  std::string target = root + "/var/lib/apt/lists";
+  std::vector<Package> missing = copy_entries(fetched(), target, packages);
+  if (missing.empty()) return;
+  // Versions of a lock that the mirror's lists have no more: their files tell what they are.
+  std::string entries;
+  for (const Package& package : missing) {
+    std::string file = package_file(package);
+    entries += context_.runner.run({.argv = {"dpkg-deb", "--field", file}}).out;
+    entries += std::format("Filename: {}\nSize: {}\nSHA256: {}\n\n", fs::path(file).filename().string(),
+                           fs::file_size(file), base::sha256_file_hex(file));
+  }
+  for (const auto& entry : fs::directory_iterator(target)) {
+    std::string list = entry.path();
+    if (!list.ends_with("_Packages")) continue;
+    base::write_file(list, base::read_file(list) + entries);
+    return;
+  }
 }
 
 int64_t Apt::youngest(const std::vector<Package>& packages) const {

@@ -178,13 +178,21 @@ void narrow_lists(const std::string& from, const std::string& to, const Suites& 
   write_lists(from, to, lists, entries, [&](size_t i) { return reach.has(i); });
 }
 
-void copy_entries(const std::string& from, const std::string& to, const std::vector<Package>& packages) {
+std::vector<Package> copy_entries(const std::string& from, const std::string& to,
+                                  const std::vector<Package>& packages) {
   std::vector<List> lists = read_lists(from);
   std::vector<Entry> entries = entries_of(lists);
   std::set<std::pair<std::string_view, std::string_view>> those;
   for (const Package& package : packages) those.emplace(package.name, package.version);
-  write_lists(from, to, lists, entries,
-              [&](size_t i) { return those.contains({entries[i].name, entries[i].version}); });
+  std::set<std::pair<std::string_view, std::string_view>> found;
+  write_lists(from, to, lists, entries, [&](size_t i) {
+    std::pair<std::string_view, std::string_view> entry = {entries[i].name, entries[i].version};
+    return those.contains(entry) && (found.insert(entry), true);
+  });
+  std::vector<Package> missing;
+  for (const Package& package : packages)
+    if (!found.contains({package.name, package.version})) missing.push_back(package);
+  return missing;
 }
 
 }  // namespace rootfs

@@ -21,7 +21,7 @@ using Suites = std::map<std::string, std::vector<std::string>>;
 void narrow_lists(const std::string& from, const std::string& to, const Suites& suites,
                   const std::vector<std::string>& wanted);
 
-/// The same with the entries of these packages only.
-void copy_entries(const std::string& from, const std::string& to, const std::vector<Package>& packages);
+/// The same with the entries of these packages only; returns those that no list has.
+std::vector<Package> copy_entries(const std::string& from, const std::string& to, const std::vector<Package>& packages);
 
 }  // namespace rootfs

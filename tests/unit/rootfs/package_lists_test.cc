@@ -120,6 +120,13 @@ TEST_F(PackageLists, OfTheseVersionsOnly) {
   EXPECT_EQ(left(kSid), Names{"b"});
 }
 
+TEST_F(PackageLists, TellsWhichNoListHas) {
+  put(kMain, entry("a", "2") + entry("b", "1"));
+  Package gone = {.name = "a", .version = "1", .architecture = "amd64"};
+  EXPECT_EQ(copy_entries(from(), to(), {gone, {.name = "b", .version = "1", .architecture = "all"}}),
+            std::vector<Package>{gone});
+}
+
 TEST_F(PackageLists, WhatIsNoListIsNoProblem) {
   put(kMain, "\n\nPackage: \n\nno colon\nPackage: a\nVersion: 1");
   put(kSid, "");
