@@ -22,6 +22,7 @@ void narrow_lists(const std::string& from, const std::string& to, const Suites& 
                   const std::vector<std::string>& wanted);
 
 /// The same with the entries of these packages only; returns those that no list has.
-std::vector<Package> copy_entries(const std::string& from, const std::string& to, const std::vector<Package>& packages);
+std::vector<Package> copy_entries(const std::string& from, const std::string& to,
+                                  const std::vector<Package>& packages);
 
 }  // namespace rootfs
