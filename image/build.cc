@@ -30,7 +30,7 @@ void done(std::string_view step) {
 /// From the plan to the commit, in a private mount namespace.
 BuildResult build_here(base::Context& context, const Definition& definition, const BuildOptions& options) {
   base::Keys keys(definition.keys.empty() ? options.keys_dir : definition.keys);
-  rootfs::Apt apt(context, origin_of(definition), options.cache_dir);
+  rootfs::Apt apt(context, origin_of(definition, options.offline), options.cache_dir);
   remove_leftovers(options.cache_dir);
   base::WholeWork whole(context.progress, "build " + definition.name,
                         expected_times(options.cache_dir, definition.name));

@@ -40,18 +40,18 @@ std::optional<std::string> own_package(const std::vector<std::string>& directori
   return std::nullopt;
 }
 
-std::vector<Package> locked_packages(rootfs::Apt& apt, const std::vector<Package>& locked, bool offline) {
+std::vector<Package> locked_packages(rootfs::Apt& apt, const std::vector<Package>& locked) {
   // What is in the cache needs no list to be found by.
   if (!std::ranges::all_of(locked,
                            [&](const auto& package) { return base::exists(apt.package_file(package)); }))
-    apt.update(offline);
+    apt.update();
   return locked;
 }
 
 std::vector<Package> resolved_packages(base::Context& context, rootfs::Apt& apt,
                                        const std::vector<base::Word>& wanted,
-                                       const std::set<std::string>& own_names, bool offline) {
-  apt.update(offline);
+                                       const std::set<std::string>& own_names) {
+  apt.update();
   base::Phase phase(context.progress, "plan");
   std::vector<Package> packages = apt.resolve(wanted, "");
   std::erase_if(packages, [&](const auto& package) { return own_names.contains(package.name); });
@@ -86,8 +86,9 @@ std::map<std::string, std::string> inputs_of(base::Context& context, const Defin
 
 }  // namespace
 
-rootfs::Origin origin_of(const Definition& definition) {
-  rootfs::Origin origin = {.name = definition.name, .suite = definition.suite, .mirror = definition.mirror};
+rootfs::Origin origin_of(const Definition& definition, bool offline) {
+  rootfs::Origin origin = {
+      .name = definition.name, .suite = definition.suite, .mirror = definition.mirror, .offline = offline};
   for (const base::Word& word : definition.packages) {
     size_t slash = word.text.find('/');
     if (slash == std::string::npos) continue;
@@ -114,8 +115,7 @@ Plan make_plan(base::Context& context, rootfs::Apt& apt, const Definition& defin
   }
   std::string lock = lock_path(definition.file);
   auto locked = options.update_lock ? std::nullopt : read_lock(lock, definition.name);
-  plan.packages = locked ? locked_packages(apt, *locked, options.offline)
-                         : resolved_packages(context, apt, wanted, own_names, options.offline);
+  plan.packages = locked ? locked_packages(apt, *locked) : resolved_packages(context, apt, wanted, own_names);
   if (options.update_lock) write_lock(lock, definition.name, plan.packages);
   plan.inputs = inputs_of(context, definition, plan, options.backend);
   return plan;

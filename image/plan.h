@@ -21,7 +21,7 @@ struct Plan {
 };
 
 /// Where a definition's packages come from.
-rootfs::Origin origin_of(const Definition& definition);
+rootfs::Origin origin_of(const Definition& definition, bool offline);
 
 /// Takes the packages from image.lock, or asks apt, and writes them down when the options say so. Fetches
 /// package lists, and no package.

@@ -197,9 +197,9 @@ std::vector<std::string> Apt::command(const std::string& status, const std::vect
   return argv;
 }
 
-void Apt::update(bool offline) {
+void Apt::update() {
   auto is_list = [](const auto& entry) { return entry.path().string().ends_with("_Packages"); };
-  if (!offline)
+  if (!origin_.offline)
     fetch_lists();
   else if (std::ranges::none_of(fs::directory_iterator(fetched()), is_list))
     throw base::error("there are no package lists of Debian {} here yet", origin_.suite)
@@ -283,11 +283,23 @@ std::string Apt::package_file(const Package& package) const {
                      quoted_for_file(package.version), package.architecture);
 }
 
+base::Error Apt::not_fetched(const std::string& sentence) const {
+  base::Error error = base::error("the packages of {} cannot be fetched: {}", origin_.name, sentence);
+  if (sentence.starts_with("Version '"))
+    return std::move(error).hint("the mirror has another one by now, as the newest that --update-lock takes");
+  return std::move(error).hint("check the mirror in this machine's apt sources, and the free space in " +
+                               packages_);
+}
+
 void Apt::download(const std::vector<Package>& packages, const std::string& status) const {
   base::Phase phase(context_.progress, "packages", packages.size());
-  bool complete = std::ranges::all_of(
-      packages, [&](const Package& package) { return base::exists(package_file(package)); });
-  if (complete) return;
+  auto missing = std::ranges::find_if(
+      packages, [&](const Package& package) { return !base::exists(package_file(package)); });
+  if (missing == packages.end()) return;
+  if (origin_.offline)
+    throw base::error("the packages of {} are not all in the cache: {} {} is not", origin_.name,
+                      missing->name, missing->version)
+        .hint("build once without --offline");
   std::vector<std::string> more = {"--download-only", "install"}, names;
   for (const Package& package : packages) {
     names.push_back(package.name);
@@ -295,10 +307,7 @@ void Apt::download(const std::vector<Package>& packages, const std::string& stat
   }
   narrow_lists(fetched(), narrowed(), origin_.more_suites, names);
   base::Result result = context_.runner.run_any({.argv = command(status, more), .timeout = kNetworkTimeout});
-  if (result.status != 0)
-    throw base::error("the packages of {} cannot be fetched: {}", origin_.name,
-                      apt_sentence(result.err, "apt-get failed"))
-        .hint("check the mirror in this machine's apt sources, and the free space in " + packages_);
+  if (result.status != 0) throw not_fetched(apt_sentence(result.err, "apt-get failed"));
   phase.at(packages.size());
 }
 

@@ -17,6 +17,7 @@ struct Origin {
   /// Suites that give these packages and no others, such as "sid": {"criu", "libcriu2"}. (apt's own
   /// NAME/SUITE would take what they depend on from there, too.)
   std::map<std::string, std::vector<std::string>> more_suites = {};
+  bool offline = false;  ///< what the cache has is all that there is; no mirror is asked
 };
 
 /// apt with a mirror, lists and a package cache of our own. Of the host's apt only its settings
@@ -27,8 +28,8 @@ class Apt {
   /// Finds the mirror for `origin.suite`. Throws when the host has none and the definition names none.
   Apt(base::Context& context, Origin origin, const std::string& cache_dir);
 
-  /// Fetches the package lists; `offline` only checks that there are some.
-  void update(bool offline);
+  /// Fetches the package lists; offline it only checks that there are some.
+  void update();
 
   /// What `wanted` comes to on top of the packages in the dpkg status file `status` (empty:
   /// none): all that has to be installed, sorted by name. An unknown package is an Error with
@@ -64,6 +65,7 @@ class Apt {
   [[nodiscard]] std::string narrowed() const { return directory_ + "/narrowed"; }
   [[nodiscard]] std::string preferences() const;
   [[nodiscard]] std::vector<std::string> directories(const std::string& status) const;
+  [[nodiscard]] base::Error not_fetched(const std::string& sentence) const;
   [[nodiscard]] base::Error failure(const base::Result& result, const std::vector<base::Word>& wanted) const;
 
   base::Context& context_;

@@ -50,12 +50,16 @@ class Build {
         hold_(store.hold()),
         workspace_(context, store.scratch_dir(), options.on_disk),
         lower_(workspace_.directory("lower")),
-        apt_(context, {.name = definition.name, .suite = suite_, .mirror = definition.mirror},
+        apt_(context,
+             {.name = definition.name,
+              .suite = suite_,
+              .mirror = definition.mirror,
+              .offline = options.offline},
              options.cache_dir) {}
 
   BuildResult run() {
     mount_base();
-    apt_.update(options_.offline);
+    apt_.update();
     plan();
     newest_ = store_.find(definition_.name);
     if (newest_ && newest_->fingerprint == fingerprint_ && has_layers(*newest_) && !options_.rebuild)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -128,6 +129,23 @@ def test_building_twice_gives_the_same_bytes(inputs, image, tmp_path):
     run("unshare", "--uts", "sh", "-ec", 'hostname elsewhere; umask 077; exec "$@"', "sh", *argv, cwd=tmp_path, env=odd)
     assert sums(tmp_path / "again") == sums(image)
     assert len(sums(image)) > 10
+
+
+def test_a_lock_holds_when_the_mirror_has_gone_on(inputs, image, tmp_path):
+    """Its lists have a newer chrony, and image.lock's is in the cache alone."""
+    definition, own = inputs
+    locked = shutil.copytree(definition.parent, tmp_path / "locked") / definition.name
+    build(tmp_path / "first", locked, own, tmp_path / "state", "--offline", "--update-lock")
+    share_cache(tmp_path / "cache")
+    newer = 0
+    for path in tmp_path.glob("cache/apt/*/lists/*_Packages"):
+        text, found = re.subn(r"^(Package: chrony\n(?:.+\n)*?Version: .+)$", r"\1.1", path.read_text(), flags=re.MULTILINE)
+        newer += found
+        path.unlink()  # it is the machine's as well
+        path.write_text(text)
+    assert newer > 0
+    build(tmp_path / "again", locked, own, tmp_path / "state", "--offline", "--cache-dir", tmp_path / "cache")
+    assert sums(tmp_path / "again") == sums(image)
 
 
 def test_without_root_the_bytes_are_the_same(inputs, image):

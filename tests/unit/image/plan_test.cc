@@ -18,7 +18,7 @@ Definition definition(const std::string& name = "node-vm") {
 }
 
 TEST(Plan, OtherSuitesGiveOnlyWhatIsAskedOfThem) {
-  rootfs::Origin origin = origin_of(definition());
+  rootfs::Origin origin = origin_of(definition(), /*offline=*/false);
   EXPECT_EQ(origin.suite, "trixie");
   EXPECT_EQ(origin.more_suites, (std::map<std::string, std::vector<std::string>>{
                                     {"sid", {"criu", "libcriu2"}}, {"forky", {"ipxe"}}}));

@@ -46,6 +46,7 @@ class AptTest : public testing::Test {
   base::Context context_{.runner = runner_, .progress = *test_.progress, .clock = test_.clock};
 };
 
+const Package kChrony = {.name = "chrony", .version = "4.6-3", .architecture = "amd64"};
 const std::string kKeys = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
 
 TEST_F(AptTest, TakesTheHostsSourcesOfTheSuite) {
@@ -127,15 +128,28 @@ TEST_F(AptTest, TakingPackagesOfTheBaseAwayIsRefused) {
 
 TEST_F(AptTest, AMirrorThatDoesNotAnswerIsReportedInAptsWords) {
   apt_ = {.status = 100, .out = "", .err = "W: x\nE: Failed to fetch http://m/: Could not resolve 'm'\n"};
-  std::string error = thrown([&] { make().update(false); });
+  std::string error = thrown([&] { make().update(); });
   EXPECT_TRUE(error.contains("cannot be fetched: Failed to fetch http://m/: Could not resolve 'm'\n"))
       << error;
   EXPECT_TRUE(error.contains("--offline")) << error;
 }
 
-TEST_F(AptTest, OfflineNeedsListsThatWereFetchedBefore) {
+TEST_F(AptTest, OfflineNeedsListsAndPackagesThatWereFetchedBefore) {
+  origin_.offline = true;
   EXPECT_TRUE(
-      thrown([&] { make().update(true); }).contains("there are no package lists of Debian trixie here yet"));
+      thrown([&] { make().update(); }).contains("there are no package lists of Debian trixie here yet"));
+  std::string error = thrown([&] { make().download({kChrony}, ""); });
+  EXPECT_TRUE(error.contains("not all in the cache: chrony 4.6-3 is not")) << error;
+  EXPECT_TRUE(error.contains("without --offline")) << error;
+  base::write_file(cache_.path() + "/packages/chrony_4.6-3_amd64.deb", "");
+  EXPECT_EQ(thrown([&] { make().download({kChrony}, ""); }), "");
+}
+
+TEST_F(AptTest, AVersionThatTheMirrorHasNoMoreIsOneForUpdateLock) {
+  apt_ = {.status = 100, .out = "", .err = "E: Version '4.6-3' for 'chrony' was not found\n"};
+  std::string error = thrown([&] { make().download({kChrony}, ""); });
+  EXPECT_TRUE(error.contains("cannot be fetched: Version '4.6-3' for 'chrony' was not found")) << error;
+  EXPECT_TRUE(error.contains("--update-lock")) << error;
 }
 
 TEST_F(AptTest, PackagesAreAsOldAsTheirFiles) {
