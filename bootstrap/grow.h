@@ -21,8 +21,13 @@ struct Growth {
 /// where that is not the last of its disk.
 Growth growth_of(const std::string& state_dir, const std::string& sys = "/sys");
 
-/// Grows partition and file system. Whatever is done already is left alone; stopped at any point, it goes on
-/// the next time. A sentence about what was done.
+/// Both partition tables of a disk with so many sectors are at its ends and say the same (GPT: UEFI 2.10,
+/// 5.3). They do not where power failed while one of them was written: then Linux goes by the other one.
+bool tables_agree(const std::string& disk, uint64_t sectors);
+
+/// Grows partition and file system, and mends a partition table that differs from the other one. Whatever is
+/// done already is left alone; stopped at any point, it goes on the next time. A sentence about what was
+/// done.
 std::string grow(base::Runner& runner, const std::string& state_dir);
 
 }  // namespace bootstrap

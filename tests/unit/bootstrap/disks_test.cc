@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/child.h"
+#include "base/fd.h"
 #include "bootstrap/grow.h"
 #include "tests/unit/base/samples.h"
 #include "tests/unit/bootstrap/machine.h"
@@ -62,6 +64,25 @@ TEST(Growth, OnlyWhereThereIsRoom) {
   EXPECT_FALSE(growth.partition_grows());  // less than it is aligned to
   growth.sectors -= 1;
   EXPECT_TRUE(growth.partition_grows());
+}
+
+TEST(Growth, TablesAgreeOrOneIsDamagedOrNotAtItsPlace) {
+  constexpr uint64_t kSectors = 4096;
+  base::TempDir directory = base::TempDir::make("/tmp", "tables-");
+  const std::string disk = directory.path() + "/disk";
+  base::write_file(disk, std::string(kSectors * 512, '\0'));
+  EXPECT_FALSE(tables_agree(disk, kSectors));
+  base::ProcessRunner().run({.argv = {"sfdisk", "--quiet", disk}, .input = "label: gpt\nsize=1M\n"});
+  EXPECT_TRUE(tables_agree(disk, kSectors));
+  const std::string good = base::read_file(disk);
+  for (uint64_t at : {512 + 24, 512 + 56, 512 + 88, 2 * 512, 34 * 512 - 1, 4095 * 512 + 32, 4063 * 512 + 7}) {
+    std::string damaged = good;
+    damaged[at] ^= 4;
+    base::write_file(disk, damaged);
+    EXPECT_FALSE(tables_agree(disk, kSectors)) << at;
+  }
+  base::write_file(disk, good + std::string(512, '\0'));
+  EXPECT_FALSE(tables_agree(disk, kSectors + 1));
 }
 
 TEST(Growth, IsRefusedWhereDataIsNoPartitionOfItsOwn) {
