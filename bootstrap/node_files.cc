@@ -171,7 +171,7 @@ NodeFiles node_files(const NodeFacts& facts) {
   add_network(files, facts);
   add_ssh(files, facts);
   if (!facts.config.time_servers.empty()) files["/etc/chrony/chrony.conf"] = {.content = chrony_conf(facts)};
-  // What hangs starts again, and the loader counts: where the machine has a watchdog.
+  // What hangs starts again, and the loader counts. drover-watchdog.service sees that there is one.
   files["/etc/systemd/system.conf.d/drover.conf"] = {
       .content = made("[Manager]\nRuntimeWatchdogSec=60s\nRebootWatchdogSec=5min\n")};
   if (!facts.config.boot_server.empty())

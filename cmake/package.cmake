@@ -48,11 +48,12 @@ install(TARGETS drover DESTINATION bin COMPONENT drover)
 install(TARGETS drover-node DESTINATION bin COMPONENT node)
 install(TARGETS drover-init DESTINATION lib/drover COMPONENT node)
 install(FILES ${units}/boot-efi.mount ${units}/drover-confirm.service ${units}/drover-deadline.service ${units}/drover-deadline.timer
-              ${units}/drover-grow.service DESTINATION ${unit_dir} COMPONENT node)
+              ${units}/drover-grow.service ${units}/drover-watchdog.service DESTINATION ${unit_dir} COMPONENT node)
 install(FILES ${units}/journal-flush.conf DESTINATION ${unit_dir}/systemd-journal-flush.service.d RENAME drover.conf COMPONENT node)
 install(FILES ${units}/sysctl.conf DESTINATION lib/sysctl.d RENAME 50-drover.conf COMPONENT node)
 install(CODE "
   foreach(link multi-user.target.wants/drover-confirm.service multi-user.target.wants/drover-grow.service
+               multi-user.target.wants/drover-watchdog.service
                timers.target.wants/drover-deadline.timer)
     get_filename_component(name \${link} NAME)
     get_filename_component(dir \${link} DIRECTORY)

@@ -21,8 +21,8 @@ drover-node slot activate b
 """
 
 
-def status(node):
-    return json.loads(node.ssh("drover-node --json status"))
+def status(node, check=True):
+    return json.loads(node.ssh("drover-node --json status", check=check))
 
 
 def comes_up_in_memory(node):
@@ -139,6 +139,30 @@ def test_a_flipped_bit_leads_to_the_other_slot_and_then_to_rescue(image, tmp_pat
         node.on()
         node.sees("drover: rescue")
         node.sees("iPXE initialising devices")
+
+
+def test_a_trial_that_is_ill_gives_way_and_a_node_that_hangs_starts_again(image, tmp_path):  # noqa: F811
+    with Node(image, tmp_path, "ill") as node:
+        node.on()
+        node.sees(f"slot a {CONFIRMED}")
+        node.ssh(FILL_B, seconds=120)
+        node.ssh("rm -rf /var/lib/drover/boxes && touch /var/lib/drover/boxes")
+        node.power_down()
+        node.on()
+        node.resets()
+        assert set(choices(node.said)) == {"b"}
+        assert "boxes: " in node.said and "slot b is not healthy, and marked bad: the other slot boots next" in node.said
+        # The other one is ill as well, and was proven.
+        node.on()
+        node.sees("slot a is not healthy, and stays")
+        seen = status(node, check=False)
+        assert set(choices(node.said)) == {"a"} and not seen["healthy"]
+        assert [slot["health"] for slot in seen["slots"]] == ["confirmed", "bad"]
+        node.ssh("rm /var/lib/drover/boxes && drover-node confirm")
+        # The machine has no watchdog: it is the kernel's own.
+        node.ssh("kill -SEGV 1")
+        node.resets()
+        assert "softdog: Initiating system reboot" in node.said, node.said[-2000:]
 
 
 @pytest.mark.parametrize("firmware", BOOT_S)
