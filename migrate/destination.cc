@@ -159,6 +159,10 @@ class DestinationNode {
     move_->advance(paths_, box::MoveStep::kPrepared);
     undo_.commit();
     base::pause_point("destination.prepared");
+    if (hello_.lazy && !PagerLock::held(paths_)) {
+      drop_arrival(context_, hello_.config.name);  // the source cannot have decided: it was promised nothing
+      throw base::error("the process that brings the box's memory has ended");
+    }
     try {
       wire_.send_json(Frame::kPrepared, nlohmann::json::object());
       wire_.expect_json(Frame::kCommit, kCommitPatience);

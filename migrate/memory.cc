@@ -61,21 +61,24 @@ bool connect_again(const base::Context& context, const std::string& name, const 
   throw base::error("memory of box {} is on the other node, which does not answer", name);
 }
 
-/// Waits for the process that takes the box over, and writes down that everything is here. Nothing: the box
-/// was dropped, the source went on.
+/// Waits for the process that takes the box over, and writes down that everything is here; where that one was
+/// killed half-way, does its work. Nothing: the move has ended otherwise.
 std::optional<box::Lock> record_whole(const base::Context& context, const std::string& name,
                                       const std::string& id) {
   for (const auto deadline = std::chrono::steady_clock::now() + kPatience;;
        std::this_thread::sleep_for(5ms)) {
-    auto lock = box::try_lock_box(context, name);
-    const box::Paths paths = box::paths_of(context, name);
-    auto move = lock ? box::find_move(paths) : std::nullopt;
-    if (move && move->id == id && move->step == box::MoveStep::kMine) {
-      move->advance(paths, box::MoveStep::kWhole);
-      base::pause_point("destination.whole");
-      return lock;
+    if (auto lock = box::try_lock_box(context, name)) {
+      auto move = find_arrival(context, name, id);
+      if (!move) return std::nullopt;
+      if (move->step == box::MoveStep::kMine) {
+        if (base::exists(box::arriving_paths_of(context, name).dir) &&
+            take_over(context, name) != Taken::kMemoryFollows)
+          return std::nullopt;  // its processes have ended, and it was started from its disk
+        move->advance(box::paths_of(context, name), box::MoveStep::kWhole);
+        base::pause_point("destination.whole");
+        return lock;
+      }
     }
-    if (lock && !find_arrival(context, name, id)) return std::nullopt;
     if (std::chrono::steady_clock::now() > deadline)
       throw base::error("box {} has all its memory, and nobody takes it over", name);
   }
@@ -87,9 +90,8 @@ void take_whole(const base::Context& context, const std::string& name, const std
   auto recorded = std::async(std::launch::async, [&] { return record_whole(context, name, id); });
   while (recorded.wait_for(0ms) != std::future_status::ready) pager.attend(5ms);
   const auto lock = recorded.get();
-  if (!lock) return;
   pager.finish();
-  box::end_move(box::paths_of(context, name));
+  if (lock) box::end_move(box::paths_of(context, name));
 }
 
 /// What went out with a lane that is lost, as if it had been written again.

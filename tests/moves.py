@@ -218,6 +218,7 @@ class Halted:
     def kill(self, victim):
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pids[victim], signal.SIGKILL)
+        until(f"the {victim} ends", lambda: state(self.pids[victim]) in (None, "Z"))
         if victim == "source":
             self.child.wait(10)
         elif self.stopped == "source":  # and knows of it when it goes on
