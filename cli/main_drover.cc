@@ -5,7 +5,7 @@
 int main(int argc, char** argv) {
   const cli::Program drover = {
       .name = "drover",
-      .summary = "builds images and templates, and runs the fleet",
+      .summary = "builds images and templates",
       .nouns = {{.name = "image", .summary = "host images of nodes", .add = cli::add_image_commands},
                 {.name = "template",
                  .summary = "OS and application templates",

@@ -83,13 +83,14 @@ BuildResult build_here(base::Context& context, const Definition& definition, con
 
 }  // namespace
 
-BuildResult build(base::Context& context, const Definition& definition, const BuildOptions& options) {
+BuildResult build(base::Context& context, const Definition& definition, BuildOptions options) {
   namespace fs = std::filesystem;
+  options.out = place_of_image(options.out);
   auto explained = [&](base::Error error) {
     error.context("building " + definition.name);
     return rootfs::explained(error, definition.name,
                              {{options.cache_dir, "free some, or name another place with --cache-dir"},
-                              {fs::absolute(options.out).parent_path(), kMakeRoom}});
+                              {fs::path(options.out).parent_path(), kMakeRoom}});
   };
   if (options.backend == Backend::kGuestfs && ::geteuid() != 0)
     throw base::error(

@@ -32,6 +32,6 @@ struct BuildResult {
 /// Makes the image directory `options.out` of a definition. Done, or what was there is still there: it is
 /// made beside it and exchanged at the end; mounts and processes end with this process, half directories are
 /// removed by the next build.
-BuildResult build(base::Context& context, const Definition& definition, const BuildOptions& options);
+BuildResult build(base::Context& context, const Definition& definition, BuildOptions options);
 
 }  // namespace image

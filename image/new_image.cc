@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/error.h"
@@ -34,10 +35,32 @@ std::vector<Part> parts_in(const std::string& directory) {
   return parts;
 }
 
+/// Something that an image directory has in it.
+bool is_ours(const std::string& name) {
+  auto is_part = [&](const PartKind& kind) { return kind.name == name || kind.name.starts_with(name + "/"); };
+  return name == kManifestFile || name == kSignatureFile || std::ranges::any_of(part_kinds(), is_part);
+}
+
 }  // namespace
 
+std::string place_of_image(const std::string& out) {
+  // Links are followed, or the image would take a link's place.
+  fs::path path = fs::weakly_canonical(fs::absolute(out));
+  if (!path.has_filename()) path = path.parent_path();
+  if (!fs::exists(path)) return path;
+  auto in_the_way = [&](const std::string& what) {
+    return base::error("{} {}: an image would take its place", path.string(), what)
+        .hint("name another directory, one that is not there yet");
+  };
+  if (!fs::is_directory(path)) throw in_the_way("is no directory");
+  for (const auto& entry : fs::directory_iterator(path))
+    if (std::string name = entry.path().filename(); !is_ours(name))
+      throw in_the_way("has " + name + " in it, which is no part of an image");
+  return path;
+}
+
 NewImage::NewImage(std::string out) : out_(std::move(out)) {
-  fs::path path = fs::absolute(out_);
+  fs::path path = out_;
   base::make_directories(path.parent_path());
   std::string prefix = "." + path.filename().string() + ".new-";
   for (const auto& entry : fs::directory_iterator(path.parent_path()))
@@ -71,7 +94,7 @@ void NewImage::exchange() {
   } else {
     directory_->release();
   }
-  base::fsync_path(fs::absolute(out_).parent_path());
+  base::fsync_path(fs::path(out_).parent_path());
 }
 
 }  // namespace image

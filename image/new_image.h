@@ -9,11 +9,15 @@
 
 namespace image {
 
+/// The absolute path of an image directory to be, or to be replaced. Throws where something is there that is
+/// neither an image nor an empty directory, as it would be lost.
+std::string place_of_image(const std::string& out);
+
 /// An image directory while it is made: beside the one whose name it gets, on the same file system. It goes
 /// with this object unless it was committed; what a killed build has left goes when the next one begins.
 class [[nodiscard]] NewImage {
  public:
-  explicit NewImage(std::string out);
+  explicit NewImage(std::string out);  ///< as place_of_image() has it
 
   /// Where the parts are made.
   [[nodiscard]] const std::string& directory() const { return directory_->path(); }

@@ -243,8 +243,10 @@ base::Error Apt::failure(const base::Result& result, const std::vector<base::Wor
     base::Result names = context_.runner.run_any({.argv = argv});
     std::string close = base::closest(name, base::lines_of(names.out));
     return base::error("{}: packages: Debian {} has no package {}", place, origin_.suite, name)
-        .hint(close.empty() ? "`apt-cache search WORD` finds packages"
-                            : std::format("did you mean {}?", close));
+        .hint(name.starts_with("drover")
+                  ? "it is a package of drover's own: --packages DIR says where it lies"
+              : close.empty() ? "`apt-cache search WORD` finds packages"
+                              : std::format("did you mean {}?", close));
   }
   return base::error("the packages of {} cannot be installed: {}", origin_.name, sentence);
 }
