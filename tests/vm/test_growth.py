@@ -141,6 +141,7 @@ compression = "zstd,1"
         node.sees(f"slot a {CONFIRMED}")
         assert node.ssh("findmnt -no FSTYPE /var/lib/drover").strip() == "xfs"
         assert status(node)["healthy"] and status(node)["data"]["bytes"] > 1 << 30
+        assert node.ssh("systemctl --failed --quiet") == ""
         node.ssh("echo kept >/var/lib/drover/kept; sync -f /var/lib/drover/kept")
         node.off()
         node.on()
