@@ -274,9 +274,9 @@ def test_a_build_that_is_cut_off_leaves_nothing(with_base, define, wait_until, h
     definition = define('base = "debian-13"\npackages = ["tini"]\ncommands = ["true", "sleep 0.2", "true"]\n')
     words = ["build", definition, "--offline", *(["--on-disk"] if how == "on disk" else [])]
     before = with_base.contents()
-    for step in range(8):
+    for step in range(14):
         process = subprocess.Popen(with_base.argv(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.2 + 0.35 * step)
+        time.sleep(0.1 + 0.15 * step)
         process.send_signal(getattr(signal, signal_name))
         process.wait(timeout=60)
         if process.returncode == 0:
