@@ -83,8 +83,8 @@ class Node(loader.Machine):
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         # A BIOS without a screen speaks on the serial line: so iPXE is heard.
-        # One processor: with two, and a thread for each, QEMU 10.0's TCG did not wake a timer in one of some hundred boots, and failed an
-        # assertion of its own in another one.
+        # One processor: with two, and a thread for each, two boots of one run ended inside QEMU 10.0 (a timer that did not wake, an
+        # assertion of its own). Why is not known.
         argv = ["qemu-system-x86_64", "-machine", "q35,graphics=off", "-accel", "tcg,thread=single,tb-size=512", "-cpu", "qemu64",
                 "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
                 "-device", "virtio-rng-pci", "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"]
