@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -114,6 +115,10 @@ struct Appliance::Shown {
   base::Phase phase;
 };
 
+std::string partition_device(const PartitionTable& table, std::string_view name) {
+  return std::format("{}{}", kDiskDevice, &find_partition(table, name) - table.partitions.data() + 1);
+}
+
 Appliance::Appliance(base::Context& context, const std::string& cache_dir, const std::vector<Drive>& drives)
     : context_(context) {
   KnownAcceleration known(cache_dir);
@@ -124,9 +129,11 @@ Appliance::Appliance(base::Context& context, const std::string& cache_dir, const
     guestfs_set_pgroup(guestfs, 1);  // the terminal's Ctrl-C is for us
     if (!kvm) guestfs_set_backend_setting(guestfs, "force_tcg", "1");
     for (const Drive& drive : drives) {
+      std::string label = std::filesystem::path(drive.device).filename();
       handle_->call("add " + drive.path, kShort, [&](guestfs_h* g) {
         return guestfs_add_drive_opts(g, drive.path.c_str(), GUESTFS_ADD_DRIVE_OPTS_FORMAT, "raw",
-                                      GUESTFS_ADD_DRIVE_OPTS_READONLY, drive.read_only ? 1 : 0, -1);
+                                      GUESTFS_ADD_DRIVE_OPTS_READONLY, drive.read_only ? 1 : 0,
+                                      GUESTFS_ADD_DRIVE_OPTS_LABEL, label.c_str(), -1);
       });
     }
     Shown shown(context_.progress, *handle_, kvm ? "appliance" : "appliance, without KVM", kLaunchSteps);
@@ -164,6 +171,7 @@ void Appliance::write_table(const std::string& device, const PartitionTable& tab
   shell(sgdisk_writing(table) + " " + device);
   handle_->call("read the partition table", kShort,
                 [&](guestfs_h* g) { return guestfs_blockdev_rereadpt(g, device.c_str()); });
+  shell("udevadm settle");  // what we call the partitions are links that udev makes
 }
 
 PartitionTable Appliance::read_table(const std::string& device) {

@@ -8,14 +8,21 @@
 #include "image/gpt.h"
 
 /// libguestfs: a small virtual machine with Debian's kernel that looks at disks, or fills them, for whoever
-/// has no kernel of his own for it. Its devices are /dev/sda and so on, in the order of the drives.
-/// (guestfs(3) of 1.54.)
+/// has no kernel of his own for it. (guestfs(3) of 1.54.)
 namespace image {
 
+/// What the appliance calls the disk that all this is about. Its partitions have the number behind it.
+inline constexpr const char* kDiskDevice = "/dev/disk/guestfs/disk";
+inline constexpr const char* kRootImageDevice = "/dev/disk/guestfs/root";
+
 struct Drive {
-  std::string path;  ///< a raw file
+  const char* device;  ///< one of the above: /dev/sda can be any of the drives
+  std::string path;    ///< a raw file
   bool read_only = true;
 };
+
+/// The appliance's name of a partition of kDiskDevice.
+std::string partition_device(const PartitionTable& table, std::string_view name);
 
 /// One machine. Every call has a deadline and ends when we are asked to stop; each throws an Error with
 /// libguestfs's words.

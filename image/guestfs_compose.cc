@@ -9,18 +9,11 @@
 namespace image {
 namespace {
 
-constexpr const char* kDisk = "/dev/sda";
-constexpr const char* kRootImage = "/dev/sdb";
 constexpr int64_t kBytesPerInode = 16384;  // as make_data_system() has it
 
 // Where a FAT has its serial number (Microsoft's FAT specification 1.03, 3.2 and 3.3), and FAT32 a copy of
 // it.
 constexpr uint64_t kSerialFat32 = 67, kSerialFat16 = 39, kFat32Name = 82, kFat32Copy = 6 * kDiskSector;
-
-std::string device(const PartitionTable& table, std::string_view name) {
-  const Partition& found = find_partition(table, name);
-  return std::format("{}{}", kDisk, &found - table.partitions.data() + 1);
-}
 
 /// libguestfs makes a FAT with a serial number of the clock's.
 void set_serial(Appliance& appliance, const std::string& esp, const std::string& digits) {
@@ -77,18 +70,20 @@ void compose_disk_guestfs(base::Context& context, const DiskLayout& layout, cons
   base::Undo undo;
   undo.add("remove " + out, [&] { std::filesystem::remove(out); });
   make_sparse(out, disk_bytes(layout));
-  Appliance appliance(context, cache_dir, {{.path = out, .read_only = false}, {.path = parts.root_image}});
-  appliance.write_table(kDisk, table);
+  Appliance appliance(context, cache_dir,
+                      {{.device = kDiskDevice, .path = out, .read_only = false},
+                       {.device = kRootImageDevice, .path = parts.root_image}});
+  appliance.write_table(kDiskDevice, table);
   BiosLoader loader = bios_loader(parts, find_partition(table, kNameBios));
-  appliance.write(kDisk, 0, loader.boot_code);
-  appliance.write(device(table, kNameBios), 0, loader.core);
-  fill_esp(appliance, device(table, kNameEsp), parts, esp_serial(layout));
+  appliance.write(kDiskDevice, 0, loader.boot_code);
+  appliance.write(partition_device(table, kNameBios), 0, loader.core);
+  fill_esp(appliance, partition_device(table, kNameEsp), parts, esp_serial(layout));
   for (Slot slot : {Slot::kA, Slot::kB}) {
     if (parts.state.at(slot).health == Health::kBad) continue;
-    appliance.copy(kRootImage, device(table, root_partition(slot)),
+    appliance.copy(kRootImageDevice, partition_device(table, root_partition(slot)),
                    std::filesystem::file_size(parts.root_image));
   }
-  fill_data(appliance, device(table, kNameData), layout, parts.data_files);
+  fill_data(appliance, partition_device(table, kNameData), layout, parts.data_files);
   appliance.close();
   undo.commit();
 }

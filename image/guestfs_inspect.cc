@@ -15,7 +15,6 @@
 namespace image {
 namespace {
 
-constexpr const char* kDisk = "/dev/sda";
 constexpr const char* kRootDevice = "/dev/mapper/drover-root";
 
 constexpr std::string_view kTable = "partition table", kBios = "loader for BIOS", kEsp = "ESP",
@@ -52,7 +51,7 @@ class Inspection {
         facts_(facts),
         expected_(plan_partitions(facts.layout)),
         context_(context),
-        appliance_(context, cache_dir, {{.path = disk_}}) {}
+        appliance_(context, cache_dir, {{.device = kDiskDevice, .path = disk_}}) {}
 
   std::vector<Verdict> run() {
     look(kTable, [&] { table(); });
@@ -89,10 +88,7 @@ class Inspection {
     unmount();
   }
 
-  std::string device(std::string_view name) {
-    const Partition& found = find_partition(expected_, name);
-    return std::format("{}{}", kDisk, &found - expected_.partitions.data() + 1);
-  }
+  std::string device(std::string_view name) { return partition_device(expected_, name); }
 
   void mount(const std::string& what) {
     appliance_.mount(what, /*read_only=*/true);
@@ -104,7 +100,7 @@ class Inspection {
 
   /// Both copies as libfdisk sees them, and the table as sgdisk and the appliance's kernel do.
   void table() {
-    for (const PartitionTable& found : {read_gpt(disk_), appliance_.read_table(kDisk)}) {
+    for (const PartitionTable& found : {read_gpt(disk_), appliance_.read_table(kDiskDevice)}) {
       if (found.disk_uuid != expected_.disk_uuid)
         throw Problem(std::format("the disk's GUID is {}, not {}", found.disk_uuid, expected_.disk_uuid),
                       "the disk image belongs to another build");
@@ -126,7 +122,7 @@ class Inspection {
 
   void bios() {
     BiosLoader wanted = bios_loader(facts_.parts, find_partition(expected_, kNameBios));
-    if (appliance_.read(kDisk, 0, wanted.boot_code.size()) != wanted.boot_code)
+    if (appliance_.read(kDiskDevice, 0, wanted.boot_code.size()) != wanted.boot_code)
       throw Problem("the boot code of the MBR is not the loader's", {});
     if (appliance_.read(device(kNameBios), 0, wanted.core.size()) != wanted.core)
       throw Problem(std::format("{} does not hold the loader's core.img", kNameBios), {});

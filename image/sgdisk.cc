@@ -64,6 +64,9 @@ std::string sgdisk_printing(size_t partitions) {
 PartitionTable parse_sgdisk(std::string_view said) {
   if (!said.contains("No problems found."))
     throw base::error("sgdisk has found problems in the partition table: {}", said.substr(0, 1000));
+  // It finds no problem in a disk without a table: it tells of the one that it would write.
+  if (said.contains("Creating new GPT entries"))
+    throw base::error("sgdisk has found no partition table: {}", said.substr(0, 1000));
   std::string_view rest = said;
   PartitionTable table = {.disk_uuid = need(rest, "Disk identifier (GUID): "), .partitions = {}};
   while (auto type = take(rest, "Partition GUID code: ")) {

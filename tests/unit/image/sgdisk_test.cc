@@ -72,6 +72,7 @@ TEST(Sgdisk, IsGivenNothingThatAShellWouldRead) {
 TEST(Sgdisk, IsNotBelievedWhenItFindsProblemsOrSaysLess) {
   std::string said = kSaid;
   EXPECT_THROW(parse_sgdisk(""), base::Error);
+  EXPECT_THROW(parse_sgdisk("Creating new GPT entries in memory.\n" + said), base::Error);
   for (const char* word : {"No problems found.", "Disk identifier (GUID): ", "Partition unique GUID: 073",
                            "First sector: 4096", "Last sector: 135167", "Partition name: 'drover-esp'"}) {
     std::string less = said;
