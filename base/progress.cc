@@ -209,7 +209,7 @@ class Bar : public Phases {
   /// A bar of up to 40 cells where there is room for one.
   static std::string fitted(const std::string& name, std::optional<double> share,
                             const std::string& figures) {
-    size_t width = columns() - 1, taken = name.size() + figures.size() + 4;
+    size_t width = terminal_columns(STDERR_FILENO) - 1, taken = name.size() + figures.size() + 4;
     std::string line = name + " ";
     if (share && width >= taken + kLeastBar) {
       size_t cells = std::min<size_t>(width - taken, 40);
@@ -238,12 +238,6 @@ class Bar : public Phases {
     bool known = state.seconds() > 1 && state.done > 0;
     double left = state.seconds() * (1 / std::max(state.share(), 1e-9) - 1);
     return figures + std::format("  {:>10}", known ? clock_time(left) + " left" : "");
-  }
-
-  static size_t columns() {
-    winsize size = {};
-    bool known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
-    return known ? size.ws_col : 80;
   }
 
   static constexpr size_t kPhase = 24;  ///< columns for the longest phase
@@ -309,6 +303,12 @@ std::unique_ptr<Progress> make_progress(Talk talk) {
 Talk default_talk(bool json) {
   if (json) return Talk::kJson;
   return ::isatty(STDERR_FILENO) == 1 ? Talk::kBar : Talk::kPlain;
+}
+
+size_t terminal_columns(int fd) {
+  winsize size = {};
+  bool known = ::ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return known ? size.ws_col : 80;
 }
 
 std::string human_size(uint64_t bytes) {

@@ -39,6 +39,9 @@ std::unique_ptr<Progress> make_progress(Talk talk);
 /// kBar on a terminal, kPlain elsewhere, kJson where `json`.
 Talk default_talk(bool json);
 
+/// Of the terminal that the descriptor is; 80 where it is none.
+size_t terminal_columns(int fd);
+
 /// "1.4 GiB"; up to 1023 as "17 B".
 std::string human_size(uint64_t bytes);
 

@@ -10,6 +10,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/progress.h"
+#include "base/text.h"
 #include "cli/man.h"
 #include "cli/output.h"
 #include "cli/places.h"
@@ -39,12 +41,15 @@ std::vector<const CLI::App*> commands_of(const CLI::App& app) {
   return app.get_subcommands([](const CLI::App*) { return true; });
 }
 
+constexpr size_t kLongLine = 100;  // columns: longer ones are hard to read
+
 void help(const CLI::App& app) {
   std::string command = named(app);
   const CLI::App& called = innermost(app);
   std::string text;
   if (auto page = find_page(command))
-    text = rendered(*page, ::isatty(STDOUT_FILENO) == 1);
+    text = rendered(*page, ::isatty(STDOUT_FILENO) == 1,
+                    std::min(base::terminal_columns(STDOUT_FILENO), kLongLine));
   else if (commands_of(called).empty())
     text = called.help(command.substr(0, command.rfind(' ')));
   else
@@ -76,6 +81,30 @@ std::string sentence(const CLI::ParseError& e, const CLI::App& app) {
   if (text.ends_with(" is required")) return text.substr(0, text.size() - 12) + " is missing";
   if (text.size() > 1 && std::islower(text[1]) != 0) text[0] = static_cast<char>(std::tolower(text[0]));
   return text;
+}
+
+/// What was meant by a word that is no command or option, or where to read on.
+std::string hint(const CLI::App& app) {
+  const CLI::App& command = innermost(app);
+  auto extras = app.remaining(true);
+  if (!extras.empty()) {
+    const std::string& word = extras.front();
+    std::vector<std::string> known;
+    for (const CLI::App* sub : commands_of(command)) known.push_back(sub->get_name());
+    for (const CLI::App* owner : {&command, &app})
+      for (const CLI::Option* option : owner->get_options())
+        for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    if (std::string close = base::closest(word, known); !close.empty())
+      return "did you mean " + (close.starts_with("-") ? "" : named(app) + " ") + close + "?";
+    // "drover box": the noun of a node's program, and the other way round.
+    std::string other = app.get_name() == "drover" ? "drover-node" : "drover";
+    auto is_there = [start = other + "-" + word + "-"](const Page& page) {
+      return (std::string(page.name) + "-").starts_with(start);
+    };
+    if (&command == &app && std::ranges::any_of(pages(), is_there))
+      return "did you mean " + other + " " + word + "?";
+  }
+  return "see " + named(app) + " --help";
 }
 
 /// One command a line, behind a tab its arguments and options: for shell completion, and for
@@ -154,7 +183,7 @@ int understand_and_run(const Program& program, int argc, const char* const* argv
     return static_cast<int>(base::Exit::kDone);
   } catch (const CLI::ParseError& e) {
     globals.json = globals.json || wants_json(argc, argv);  // CLI11 may have given up before it set it
-    throw base::Error(sentence(e, app)).hint("see " + named(app) + " --help").exit(base::Exit::kUsage);
+    throw base::Error(sentence(e, app)).hint(hint(app)).exit(base::Exit::kUsage);
   }
   return run_command(chosen, globals);
 }

@@ -19,8 +19,8 @@ std::span<const Page> pages();
 std::optional<std::string_view> find_page(std::string_view command);
 
 /// The page's Markdown for a terminal: headings in capitals (bold where `bold`), what is below
-/// them indented, marks of code and emphasis taken away.
-std::string rendered(std::string_view markdown, bool bold);
+/// them indented and filled to `width` columns, marks of code and emphasis taken away, a table as a list.
+std::string rendered(std::string_view markdown, bool bold, size_t width);
 
 /// The page as man(1) reads it (groff_man(7)), of section 1.
 std::string as_roff(const Page& page);

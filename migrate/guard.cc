@@ -101,8 +101,9 @@ void guard_memory(int socket, const std::string& cgroup) {
     base::Fd fd;
     const char what = receive(socket, fd);
     if (what == kReleased) return;
-    if (what == '\0') break;
-    if (fd) held.push_back(std::move(fd));
+    // Also where the kernel had no room for one here: memory that nobody guards is not to be used.
+    if (what != kDescriptor || !fd) break;
+    held.push_back(std::move(fd));
   }
   base::write_full(kill.get(), "1", cgroup + "/cgroup.kill");
 }

@@ -67,7 +67,7 @@ std::string table_of(const Forecast& predicted, const Forecast* happened) {
     out += beside.empty() ? line + "\n" : std::format("{} {:>12}\n", line, beside);
   };
   row("rounds", [](const Forecast& f) { return std::to_string(f.rounds); });
-  row("bytes", [](const Forecast& f) { return f.bytes == 0 ? "0 B" : readable(f.bytes); });
+  row("files, memory", [](const Forecast& f) { return f.bytes == 0 ? "0 B" : readable(f.bytes); });
   row("total", [](const Forecast& f) { return std::format("{:.0f} ms", f.total_ms); });
   row("freeze", [](const Forecast& f) { return std::format("{:.0f} ms", f.freeze_ms); });
   row("bandwidth", [](const Forecast& f) { return per_second(f.bandwidth); });
@@ -136,9 +136,10 @@ std::string Report::table() const {
                                .dirty_rate = dirty_rate};
     out += "\n" + table_of(*predicted, &happened) + "\n";
   }
-  out += std::format("{} {} from {} to {}: frozen for {:.0f} ms of {:.0f} ms, {} on the wire, epoch {}\n",
-                     box, outcome == Outcome::kMoved ? "moved" : to_string(outcome), from, to, freeze_ms,
-                     total_ms, readable(wire_bytes), epoch);
+  out += std::format(
+      "{} {} from {} to {}, frozen for {:.0f} ms of {:.0f} ms\n{} on the wire (packed), epoch {}\n", box,
+      outcome == Outcome::kMoved ? "moved" : to_string(outcome), from, to, freeze_ms, total_ms,
+      readable(wire_bytes), epoch);
   return out;
 }
 

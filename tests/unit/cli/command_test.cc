@@ -81,7 +81,7 @@ TEST(Command, ABoxMayBeNamedAsACommand) {
 TEST(Command, UsageErrorsAreOneSentence) {
   expect_usage_error({}, "drover-test needs a command", "drover-test");
   expect_usage_error({"box"}, "drover-test box needs a command", "drover-test box");
-  expect_usage_error({"bix"}, "unknown command drover-test bix", "drover-test");
+  expect_usage_error({"frobnicate"}, "unknown command drover-test frobnicate", "drover-test");
   expect_usage_error({"box", "mve"}, "unknown command drover-test box mve", "drover-test box");
   expect_usage_error({"box", "create"}, "NAME is missing", "drover-test box create");
   expect_usage_error({"box", "create", "a", "b c"}, "unexpected argument 'b c'", "drover-test box create");
@@ -89,6 +89,18 @@ TEST(Command, UsageErrorsAreOneSentence) {
   expect_usage_error({"box", "create", "a", "--count"}, "--count needs a value", "drover-test box create");
   expect_usage_error({"box", "create", "a", "--count=x"}, "--count wants a number, not 'x'",
                      "drover-test box create");
+}
+
+TEST(Command, WhatWasMeantIsGuessed) {
+  auto hint = [](const std::vector<const char*>& arguments) {
+    std::string said = run_program(arguments).err;
+    return said.substr(said.find('\n') + 1);
+  };
+  EXPECT_EQ(hint({"bix"}), "hint: did you mean drover-test box?\n");
+  EXPECT_EQ(hint({"box", "craete", "web1"}), "hint: did you mean drover-test box create?\n");
+  EXPECT_EQ(hint({"box", "create", "a", "--cuont", "3"}), "hint: did you mean --count?\n");
+  EXPECT_EQ(hint({"box", "create", "a", "--jsno"}), "hint: did you mean --json?\n");
+  EXPECT_EQ(hint({"image"}), "hint: did you mean drover image?\n") << "a noun of the other program";
 }
 
 TEST(Command, AnErrorIsRenderedAndSetsTheStatus) {

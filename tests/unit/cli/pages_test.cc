@@ -80,11 +80,30 @@ TEST(Pages, HaveTheSameShape) {
 
 TEST(Pages, AreRenderedForATerminal) {
   const std::string page =
-      "# drover x\n\nDoes **x**.\n\n## Exit status\n\n- `0`: done\n\n    code `stays`\n\n```\nfence\n```\n";
+      "# drover x\n\nDoes **x**.\n\n## Exit status\n\n- `0`: done\n\nThen:\n\n    code "
+      "`stays`\n\n```\nfence\n```\n";
+  EXPECT_EQ(rendered(page, false, 80),
+            "drover x\n\n    Does x.\n\nEXIT STATUS\n\n    - 0: done\n\n    Then:\n\n        code "
+            "`stays`\n\n        fence\n");
+  EXPECT_TRUE(rendered(page, true, 80).contains("\x1b[1mEXIT STATUS\x1b[0m\n"));
+}
+
+TEST(Pages, AreFilledToTheTerminal) {
   EXPECT_EQ(
-      rendered(page, false),
-      "drover x\n\n    Does x.\n\nEXIT STATUS\n\n    - 0: done\n\n        code `stays`\n\n        fence\n");
-  EXPECT_TRUE(rendered(page, true).contains("\x1b[1mEXIT STATUS\x1b[0m\n"));
+      rendered("one two\nthree\n\n1. four five six\n   seven\n- eight\n\n      co  de\n\nnine\n", false, 18),
+      "    one two three\n\n"
+      "    1. four five\n       six seven\n    - eight\n\n        co  de\n\n    nine\n");
+  EXPECT_EQ(rendered("## Synopsis\n\n    x A\n      [B]\n    y\n", false, 14),
+            "SYNOPSIS\n\n        x A\n            [B]\n        y\n");
+  EXPECT_EQ(rendered("längste\nWörter\nüber\n", false, 18), "    längste Wörter\n    über\n");
+}
+
+TEST(Pages, HaveTheirTablesAsLists) {
+  EXPECT_EQ(rendered("| line | good when |\n| --- | --- |\n| `a b` | it is |\n", false, 80),
+            "    - a b: it is\n");
+  EXPECT_EQ(rendered("| mode | sent | frozen |\n| --- | --- | --- |\n| x | first | long |\n| y | never | |\n",
+                     false, 80),
+            "    - x - sent: first; frozen: long\n    - y - sent: never\n");
 }
 
 }  // namespace

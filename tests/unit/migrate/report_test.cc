@@ -61,13 +61,14 @@ memory 1             60.0      20.0 MB
 
                   PREDICTED     HAPPENED
 rounds                    2            3
-bytes             1030.0 MB    1020.0 MB
+files, memory     1030.0 MB    1020.0 MB
 total               3000 ms      3100 ms
 freeze               240 ms       214 ms
 bandwidth        400.0 MB/s   380.0 MB/s
 box writes      7600.0 kB/s  8000.0 kB/s
 
-web1 moved from node1 to node2: frozen for 214 ms of 3100 ms, 900 B on the wire, epoch 2
+web1 moved from node1 to node2, frozen for 214 ms of 3100 ms
+900 B on the wire (packed), epoch 2
 )");
 }
 
@@ -114,7 +115,7 @@ TEST(Report, OfADryRunIsThePlan) {
   EXPECT_EQ(r.json().at("outcome"), "planned");
   EXPECT_EQ(r.table(), R"(                  PREDICTED
 rounds                    2
-bytes             1030.0 MB
+files, memory     1030.0 MB
 total               3000 ms
 freeze               240 ms
 bandwidth        400.0 MB/s
