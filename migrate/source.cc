@@ -120,7 +120,9 @@ class SourceNode {
             "drover-node has to be the only one that says something there: start-up files of the shell must "
             "not");
   }
-  void count_wire() { report_.wire_bytes = wire_.wire_bytes() + (memory() ? memory()->wire_bytes() : 0); }
+  void count_wire() {
+    report_.wire_bytes = layers_ + wire_.wire_bytes() + (memory() ? memory()->wire_bytes() : 0);
+  }
 
  private:
   enum class State { kPreflight, kLayers, kRounds, kFreeze, kRestore, kDecide, kFinish, kDone };
@@ -146,7 +148,7 @@ class SourceNode {
     // On a connection of its own, since it is the same as `template copy`.
     Transport copy(request_.rsh, request_.to, {"drover-node", "template", "receive"});
     step.of_box = false;
-    step.bytes = box::send_layers(context_, hello_.config, copy.in(), copy.out());
+    step.bytes = layers_ = box::send_layers(context_, hello_.config, copy.in(), copy.out());
     copy.finish();
     wire_.send_json(Frame::kLayers, nlohmann::json::object());
     wire_.expect_json(Frame::kOffer, kPatience);
@@ -325,6 +327,7 @@ class SourceNode {
   std::optional<box::Move> move_;
   std::optional<Clock::time_point> frozen_at_;
   std::optional<box::FrameCatcher> catcher_;  ///< from the freeze on
+  uint64_t layers_ = 0;                       ///< bytes of them that were sent, as they are: packed
   bool greeted_ = false;                      ///< the other node has answered
   bool given_ = false;
   base::Undo undo_;
