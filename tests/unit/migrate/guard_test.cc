@@ -76,6 +76,13 @@ TEST_F(GuardTest, LeftAloneItKillsTheBox) {
   EXPECT_EQ("1", killed());
 }
 
+TEST_F(GuardTest, WithoutADescriptorThatItWasSentItKillsTheBox) {
+  auto [socket, guard] = start_guard(group());
+  ASSERT_EQ(1, ::send(socket.get(), "d", 1, MSG_NOSIGNAL));  // as where the kernel has no room for it there
+  EXPECT_EQ(0, guard.wait(5s));
+  EXPECT_EQ("1", killed());
+}
+
 TEST_F(GuardTest, OutlivesWhoeverStartedIt) {
   const pid_t bringer = ::fork();
   if (bringer == 0) {
