@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -57,6 +58,8 @@ class Part {
     EXPECT_TRUE(opened_) << ::dlerror();
     ioctl = reinterpret_cast<int (*)(int, unsigned long, ...)>(::dlsym(opened_, "ioctl"));
     EXPECT_TRUE(ioctl);
+    memcpy = reinterpret_cast<void* (*)(void*, const void*, size_t)>(::dlsym(opened_, "memcpy"));
+    EXPECT_TRUE(memcpy);
   }
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
@@ -76,6 +79,7 @@ class Part {
 
   LazyScan* shared = nullptr;
   int (*ioctl)(int, unsigned long, ...) = nullptr;
+  void* (*memcpy)(void*, const void*, size_t) = nullptr;
 
  private:
   base::Fd memory_{::memfd_create("shared", MFD_CLOEXEC)}, library_{::memfd_create("library", MFD_CLOEXEC)};
@@ -190,6 +194,89 @@ TEST_F(LazyScanTest, EverythingElseIsTheKernels) {
   EXPECT_EQ(part.ioctl(pipe.read.get(), FIONREAD, &waiting), 0);
   EXPECT_EQ(waiting, 4);
   EXPECT_EQ(part.kept().size(), 0u);
+}
+
+// --- what it copies
+
+constexpr uint64_t kCopied = 8 * kMega + 24;
+
+/// Of zeros that nobody has touched, but for some.
+char* hardly_touched() {
+  char* const at = map(kCopied + kMega);
+  for (const uint64_t byte : {0ul, 5000ul, 3 * kMega + 100, kCopied - 1}) at[byte] = 'x';
+  return at;
+}
+
+/// Whether they are the same, and what is around the copy as it was.
+void expect_copy(const char* all, uint64_t offset, const char* from) {
+  EXPECT_EQ(std::memcmp(all + offset, from, kCopied), 0) << offset;
+  for (const uint64_t byte : {offset - 1, offset + kCopied}) EXPECT_EQ(all[byte], 'z') << byte;
+}
+
+TEST(LargeCopy, IsOfWhatWasTouched) {
+  const Part part({});
+  for (const uint64_t offset : {kPage, kPage + 16, 2 * kPage - 1}) {
+    for (const uint64_t into : {0, 16, 4000}) {
+      const base::Fd file(::memfd_create("copy", MFD_CLOEXEC));
+      ASSERT_EQ(::ftruncate(file.get(), 9 * kMega), 0);
+      auto* const to =
+          static_cast<char*>(::mmap(nullptr, 9 * kMega, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0));
+      ASSERT_NE(to, MAP_FAILED);
+      char* const from = hardly_touched();
+      std::memset(to, 'z', 20 * kPage);  // what was there before
+      std::memset(to + kCopied, 'z', 20 * kPage);
+      to[4 * kMega] = 'z';
+      EXPECT_EQ(part.memcpy(to + offset, from + into, kCopied), to + offset);
+      struct stat about{};
+      ASSERT_EQ(::fstat(file.get(), &about), 0);
+      EXPECT_LT(about.st_blocks * 512, 64 * kPage);
+      expect_copy(to, offset, from + into);
+      ::munmap(to, 9 * kMega);
+      ::munmap(from, kCopied + kMega);
+    }
+  }
+}
+
+TEST(LargeCopy, IntoPrivateMemory) {
+  const Part part({});
+  char *const to = map(9 * kMega), *const from = hardly_touched();
+  std::memset(to, 'z', 9 * kMega);
+  part.memcpy(to + 100, from, kCopied);
+  expect_copy(to, 100, from);
+  ::munmap(to, 9 * kMega);
+  ::munmap(from, kCopied + kMega);
+}
+
+TEST(LargeCopy, OfAFileThatNobodyHasReadIsWhole) {
+  const Part part({});
+  const base::Fd file(::memfd_create("source", MFD_CLOEXEC));
+  base::write_full(file.get(), std::string(kCopied, 'f'), "a file");
+  for (const int kind : {MAP_PRIVATE, MAP_SHARED}) {
+    auto* const from = static_cast<char*>(::mmap(nullptr, kCopied, PROT_READ, kind, file.get(), 0));
+    ASSERT_NE(from, MAP_FAILED);
+    std::string to(kCopied, '-');
+    part.memcpy(to.data(), from, kCopied);
+    EXPECT_EQ(to.find_first_not_of('f'), std::string::npos);
+    ::munmap(from, kCopied);
+  }
+}
+
+TEST(LargeCopy, OverTheEndOfAMapping) {
+  const Part part({});
+  char* const from = map(kCopied + kMega);
+  from[kCopied - 1] = from[0] = 'x';
+  ASSERT_EQ(::mprotect(from + 4 * kMega, kMega, PROT_READ), 0);  // three mappings
+  std::string to(kCopied, '-');
+  part.memcpy(to.data(), from, kCopied);
+  EXPECT_EQ(std::memcmp(to.data(), from, kCopied), 0);
+  ::munmap(from, kCopied + kMega);
+}
+
+TEST(LargeCopy, SmallOnes) {
+  const Part part({});
+  std::string to(5, '-');
+  EXPECT_EQ(part.memcpy(to.data() + 1, "abc", 3), to.data() + 1);
+  EXPECT_EQ(to, "-abc-");
 }
 
 // --- what is ours
