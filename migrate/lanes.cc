@@ -39,8 +39,7 @@ Lanes::Lanes(std::vector<std::string> rsh, std::string node, const nlohmann::jso
       node_(std::move(node)),
       hello_(hello.dump()),
       fixed_(fixed > 0),
-      most_(fixed_ ? fixed - 1
-                   : std::min(std::max(std::thread::hardware_concurrency(), 1U), kMostAutoStreams) - 1) {}
+      most_((fixed_ ? fixed : kMostAutoStreams) - 1) {}
 
 void Lanes::open() {
   if (!fixed_) return;
@@ -85,8 +84,10 @@ void Lanes::start_ready() {
         continue;
       }
     }
-    if (work_ && !lane->ready.valid() && !lane->at_work.valid())
+    if (work_ && !lane->ready.valid() && !lane->at_work.valid()) {
       lane->at_work = std::async(std::launch::async, [work = work_, &at = *lane] { work(at); });
+      if (!std::exchange(lane->begun, true)) ++begun_;
+    }
     ++lane;
   }
 }
@@ -149,8 +150,10 @@ void Lanes::grow(const std::optional<Load>& load) {
   start_ready();
   if (!load || fixed_ || lanes_.size() >= most_ || !another_lane_pays(*load)) return;
   if (!lanes_.empty() && lanes_.back().ready.valid()) return;  // one after the other
-  base::debug("one more connection for the box's memory: packing {:.2f}, cipher {:.2f}, idle {:.2f}",
-              load->packing, load->cipher, load->idle);
+  base::debug(
+      "one more connection for the box's memory: packing {:.2f}, cipher {:.2f}, idle {:.2f}, on the way "
+      "{:.0f}",
+      load->packing, load->cipher, load->idle, load->on_the_way);
   add();
 }
 

@@ -57,6 +57,7 @@ class Lane {
   std::vector<PageRun> taken;  ///< of the round that goes on: not known to have arrived
   std::future<void> ready;     ///< valid: it is not known yet whether the destination takes it
   std::future<void> at_work;
+  bool begun = false;
 };
 
 /// The source's end of them. For one thread at a time; but a lane is added by the thread whose end would end
@@ -84,6 +85,8 @@ class Lanes {
   void close() noexcept;
   [[nodiscard]] uint64_t wire_bytes() const;
   [[nodiscard]] size_t size() const { return lanes_.size(); }
+  /// How many have carried anything so far.
+  [[nodiscard]] unsigned begun() const { return begun_; }
 
  private:
   using Work = std::function<void(Lane&)>;
@@ -100,6 +103,7 @@ class Lanes {
   std::list<Lane> lanes_;
   Work work_;  ///< what they do now
   uint64_t dropped_bytes_ = 0;
+  unsigned begun_ = 0;
 };
 
 }  // namespace migrate

@@ -73,6 +73,8 @@ class MemoryServer {
   /// hint for the operator when the connection breaks.
   uint64_t finish(base::Progress& progress);
   [[nodiscard]] uint64_t wire_bytes() const { return wire_->wire_bytes() + lanes_.wire_bytes(); }
+  /// Connections that have carried memory.
+  [[nodiscard]] unsigned streams() const { return 1 + lanes_.begun(); }
 
  private:
   enum class Stage { kRounds, kFinal, kHere };

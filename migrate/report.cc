@@ -108,7 +108,8 @@ nlohmann::ordered_json Report::json() const {
                                 {"epoch", epoch},
                                 {"freeze_ms", rounded(freeze_ms)},
                                 {"total_ms", rounded(total_ms)},
-                                {"wire_bytes", wire_bytes}};
+                                {"wire_bytes", wire_bytes},
+                                {"streams", streams}};
   if (predicted) {
     out["rounds"] = rounds;
     out["bytes"] = bytes();
@@ -137,9 +138,9 @@ std::string Report::table() const {
     out += "\n" + table_of(*predicted, &happened) + "\n";
   }
   out += std::format(
-      "{} {} from {} to {}, frozen for {:.0f} ms of {:.0f} ms\n{} on the wire (packed), epoch {}\n", box,
+      "{} {} from {} to {}, frozen for {:.0f} ms of {:.0f} ms\n{} on the wire (packed){}, epoch {}\n", box,
       outcome == Outcome::kMoved ? "moved" : to_string(outcome), from, to, freeze_ms, total_ms,
-      readable(wire_bytes), epoch);
+      readable(wire_bytes), streams > 1 ? std::format(", memory over {} connections", streams) : "", epoch);
   return out;
 }
 

@@ -28,6 +28,7 @@ struct Report {
   double freeze_ms = 0;  ///< from the source stopping the box to its first instruction at the destination
   double total_ms = 0;
   uint64_t wire_bytes = 0;  ///< in both directions, before the transport's own
+  unsigned streams = 1;     ///< connections that carried the memory
 
   struct Phase {
     std::string name;

@@ -122,6 +122,7 @@ class SourceNode {
   }
   void count_wire() {
     report_.wire_bytes = layers_ + wire_.wire_bytes() + (memory() ? memory()->wire_bytes() : 0);
+    if (memory()) report_.streams = memory()->streams();
   }
 
  private:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import threading
@@ -113,6 +114,22 @@ class Redis:
     def close(self):
         self.answers.close()
         self.socket.close()
+
+
+def filling(number):
+    """A MiB that compresses to half of it at best."""
+    return random.Random(number).randbytes(1 << 19).hex()
+
+
+def fill(client, megabytes):
+    """Of a redis; check_filled: all of it is still there."""
+    for number in range(megabytes):
+        client("SET", f"filled:{number}", filling(number))
+
+
+def check_filled(client, megabytes):
+    for number in range(megabytes):
+        assert client("GET", f"filled:{number}") == filling(number).encode(), number
 
 
 class Counter(threading.Thread):

@@ -2,13 +2,12 @@
 box goes on at one of the nodes as ever, and a connection alone costs nothing but time."""
 
 import os
-import random
 import signal
 import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import Halted, members, parent, recover, settle, started, state
+from moves import Halted, check_filled, fill, members, parent, recover, settle, started, state
 from rack import rack, shared  # noqa: F401: fixtures
 
 MEGABYTES = 24
@@ -21,20 +20,8 @@ def filled(rack):
     """The rack's box with memory that takes a while."""
     client = rack.client.other()
     if client("GET", "filled:0") is None:
-        for number in range(MEGABYTES):
-            client("SET", f"filled:{number}", filling(number))
+        fill(client, MEGABYTES)
     return rack
-
-
-def filling(number):
-    """A MiB that compresses to half of it at best."""
-    return random.Random(number).randbytes(1 << 19).hex()
-
-
-def check_filled(rack):
-    client = rack.client.other()
-    for number in range(MEGABYTES):
-        assert client("GET", f"filled:{number}") == filling(number).encode(), number
 
 
 def second(lab, source, command):
@@ -82,7 +69,7 @@ def test_second_connection_is_killed_in_a_round(lab, filled, mode):
     lab.link(move.destination, "up")
     assert move.end() == 0, move.err
     assert move.err.count(LOST) == 1, move.err
-    check_filled(filled)
+    check_filled(filled.client.other(), MEGABYTES)
     filled.check(move.destination)
 
 
@@ -97,7 +84,7 @@ def test_link_is_cut_in_a_round(lab, filled):
     until("nothing is received any more", lambda: not any(
         "drover-node receive" in command_line(pid) for pid in members(lab, move.destination)), timeout=100)
     settle(lab, move, "destination first")
-    check_filled(filled)
+    check_filled(filled.client.other(), MEGABYTES)
     filled.check(move.source)
 
 
@@ -108,7 +95,7 @@ def test_second_connection_is_killed_when_the_box_was_given(lab, filled, tmp_pat
     move = Halted(filled.box, "source.given", tmp_path, "--mode", mode, *STREAMS)
     os.kill(second(lab, move.source, move.child.pid), signal.SIGKILL)
     assert move.go_on() == 0, move.err
-    check_filled(filled)
+    check_filled(filled.client.other(), MEGABYTES)
     filled.check(move.destination)
 
 
@@ -125,7 +112,7 @@ def test_second_connection_is_lost_while_memory_follows(lab, filled, tmp_path, h
     os.kill(lane, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
     lab.link(move.destination, "up")
     assert move.go_on() == 0, move.err
-    check_filled(filled)
+    check_filled(filled.client.other(), MEGABYTES)
     filled.check(move.destination)
 
 
@@ -147,5 +134,5 @@ def test_link_is_cut_while_memory_follows(lab, filled, tmp_path):
     # The source may still be at it, over the connection that the destination has made: then its box is busy.
     until("both sides are settled", timeout=60,
           condition=lambda: all(status == 0 for _, _, status in recover(lab, [move.source, move.destination])))
-    check_filled(filled)
+    check_filled(filled.client.other(), MEGABYTES)
     filled.check(move.destination)

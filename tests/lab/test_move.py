@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, until
 from moves import Box, Counter, increments_on_disk, remains
 
-REPORT = ["box", "from", "to", "mode", "outcome", "epoch", "freeze_ms", "total_ms", "wire_bytes", "rounds", "bytes", "bandwidth",
-          "dirty_rate", "predicted", "phases"]
+REPORT = ["box", "from", "to", "mode", "outcome", "epoch", "freeze_ms", "total_ms", "wire_bytes", "streams", "rounds", "bytes",
+          "bandwidth", "dirty_rate", "predicted", "phases"]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import time
@@ -12,7 +11,8 @@ import time
 import pytest
 from boxes import inside_program
 from conftest import command_line, lines, until
-from moves import DROVER, Box, Counter, increments_on_disk, members, parent, recover, remains, served, state
+from moves import (DROVER, Box, Counter, check_filled, fill, increments_on_disk, members, parent, recover, remains, served,
+                   state)
 from test_move import Postgres, processes
 
 MODE = ("--mode", "postcopy", "--force")
@@ -51,21 +51,6 @@ def bytes_of(report, phase):
     return next(entry["bytes"] for entry in report["phases"] if entry["name"] == phase)
 
 
-def filling(number):
-    """A MiB that compresses to half of it at best."""
-    return random.Random(number).randbytes(1 << 19).hex()
-
-
-def fill(client, megabytes):
-    for number in range(megabytes):
-        client("SET", f"filled:{number}", filling(number))
-
-
-def check_filled(client, megabytes):
-    for number in range(megabytes):
-        assert client("GET", f"filled:{number}") == filling(number).encode(), number
-
-
 @pytest.mark.limit(240)
 def test_redis_under_load_there_and_back_three_times(lab, make_box, before, mode):
     box = make_box("light", "redis", 40).answers(6379)
@@ -97,6 +82,7 @@ def test_over_three_connections(lab, make_box, before, mode):
     for _ in range(2):
         report = box.migrate("--mode", mode, "--streams", "3")
         assert bytes_of(report, "memory" if mode == "postcopy" else "memory 0") > 48 << 20
+        assert report["streams"] == 3
         client.check()
         check_filled(client.other(), 48)
         assert not remains(lab, box, box.other(), before)

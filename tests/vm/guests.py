@@ -15,6 +15,10 @@ CONSOLES = ROOT / "build" / os.environ.get("DROVER_PRESET", "dev") / "results"
 class Guests(Lab):
     """`exec`, `popen` and `json` reach the nodes over ssh, from the client. `nodes` are those that are on."""
 
+    def __init__(self, name, processors=1):
+        super().__init__(name)
+        self.processors = processors
+
     def bring_up(self):
         self._ssh = {}
         with built("redis"):
@@ -87,6 +91,9 @@ class Guests(Lab):
         self.end_children()
         for name in {"node1", "node2"} - set(self.nodes):
             self.on(name)
+
+    def _env(self):
+        return super()._env() | {"DROVER_VM_CPUS": str(self.processors)}
 
     def _vm(self, *words, timeout=150):
         with no_time_limit():  # each step in it has one

@@ -1,5 +1,6 @@
 """A box moves between two real kernels: Debian's own, with its control groups and transparent huge pages."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import threading
 import pytest
 from conftest import CLIENT, ROOT, until
 from guests import Move, guests, increments_on_disk, recover  # noqa: F401: a fixture
-from moves import Box, Counter, Redis
+from moves import Box, Counter, Redis, check_filled, fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(180)]
 
@@ -65,6 +66,39 @@ def test_client_sees_no_error(guests, make_box, mode):  # noqa: F811
     counted = int(guests.exec(CLIENT, "redis-cli", "-h", box.ip4, "get", "count").stdout)
     assert counted == seen["requests"] + 1 <= increments_on_disk(guests, box)
     assert seen["gap_ms"] <= seen["seconds"] * 1000
+
+
+def only_in_memory(guests, box, megabytes):  # noqa: F811
+    """Fills a redis that writes nothing to its disk."""
+    redis = Redis(guests, box.ip4)
+    redis("CONFIG", "SET", "appendonly", "no")
+    redis("CONFIG", "SET", "save", "")
+    fill(redis, megabytes)
+    return redis
+
+
+@contextlib.contextmanager
+def long_way(guests):  # noqa: F811
+    """A second from node to node and back."""
+    for node in guests.nodes:
+        guests.sh(node, "tc qdisc add dev eth0 root netem delay 500ms limit 100000")
+    try:
+        yield
+    finally:
+        for node in guests.nodes:
+            guests.sh(node, "tc qdisc del dev eth0 root")
+
+
+@pytest.mark.limit(240)
+def test_over_a_long_way_memory_takes_several_connections(guests, make_box):  # noqa: F811
+    """ssh sends 2 MiB and waits for an answer: that is what limits, and not the one processor that a node has."""
+    box = make_box("far", "redis", 25).answers(6379)
+    redis = only_in_memory(guests, box, 96)
+    with long_way(guests):
+        report = box.migrate("--mode", "precopy", timeout=180)
+    assert (report["outcome"], report["mode"]) == ("moved", "precopy")
+    assert report["streams"] > 1, report
+    check_filled(redis, 96)
 
 
 LIMITS = {"memory.max": "41943040", "pids.max": "15", "cpu.max": "50000 100000"}

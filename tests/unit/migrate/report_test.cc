@@ -41,10 +41,12 @@ TEST(Report, HasThePredictionBesideWhatHappened) {
   Report r = moved();
   r.predicted = forecast();
   r.rounds = 3;
+  r.streams = 3;
   r.bandwidth = 380e6;
   r.dirty_rate = 8e6;
   const auto json = r.json();
   EXPECT_EQ(json.at("rounds"), 3);
+  EXPECT_EQ(json.at("streams"), 3);
   EXPECT_EQ(json.at("bytes"), 1'020'000'000) << "of the phases";
   EXPECT_EQ(json.at("bandwidth"), 380'000'000);
   EXPECT_EQ(json.at("dirty_rate"), 8'000'000);
@@ -68,7 +70,7 @@ bandwidth        400.0 MB/s   380.0 MB/s
 box writes      7600.0 kB/s  8000.0 kB/s
 
 web1 moved from node1 to node2, frozen for 214 ms of 3100 ms
-900 B on the wire (packed), epoch 2
+900 B on the wire (packed), memory over 3 connections, epoch 2
 )");
 }
 
