@@ -109,7 +109,13 @@ void Cgroup::create_for_box() const {
   }
 }
 
-void Cgroup::join(pid_t pid) const { base::write_file(dir_ + "/cgroup.procs", std::to_string(pid)); }
+bool Cgroup::join(pid_t pid) const {
+  const std::string file = dir_ + "/cgroup.procs", text = std::to_string(pid);
+  const base::Fd fd = base::open(file, O_WRONLY);
+  if (::write(fd.get(), text.data(), text.size()) >= 0) return true;
+  if (errno != ESRCH) throw base::sys_error("cannot write {}", file);
+  return false;
+}
 
 bool Cgroup::populated() const {
   auto events = base::read_file_if_exists(dir_ + "/cgroup.events");
@@ -240,7 +246,7 @@ void evict_ours(const Cgroup& cgroup) {
   const std::string ours = pid_namespace("self");
   const Cgroup home(own_group());
   for (pid_t pid : cgroup.pids())
-    if (pid_namespace(std::to_string(pid)) == ours) home.join(pid);
+    if (pid_namespace(std::to_string(pid)) == ours) home.join(pid);  // CRIU's helpers end at any time
 }
 
 }  // namespace box

@@ -28,7 +28,8 @@ class Cgroup {
   void delegate(uid_t uid) const;
   /// The groups below it as paths from here, parents before children; begins with "", itself.
   [[nodiscard]] std::vector<std::string> subgroups() const;
-  void join(pid_t pid) const;
+  /// Puts a process into it. False: the process has ended.
+  bool join(pid_t pid) const;            // NOLINT(modernize-use-nodiscard): one's own has not
   [[nodiscard]] bool populated() const;  ///< false also when it does not exist
   [[nodiscard]] bool frozen() const;
   [[nodiscard]] std::vector<pid_t> pids() const;  ///< in it and in all groups below

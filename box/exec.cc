@@ -93,7 +93,8 @@ void enter(const Cgroup& group, const Config& config) {
     try {
       group.create();
       group.delegate(config.id_base);
-      return group.join(::getpid());
+      group.join(::getpid());
+      return;
     } catch (const base::Error&) {
       if (more == 1) throw;  // otherwise another command has just ended
     }
