@@ -1,13 +1,16 @@
 """boxes move: freeze and gap by size, against plain and lazy criu by hand and podman"""
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
+import time
 
 from common import Client, Lab, PeakMemory, attempt, bar, build_templates, figure, median, ratio
 
 ADDRESS = "10.77.0.20"
 HERE = pathlib.Path(__file__).parent
+FULL = 22  # processes of the full box, with those of its clients
 
 
 def fresh_box(lab, template):
@@ -25,10 +28,10 @@ def private_layer(lab):
 
 
 def move(lab, how):
-    """The report of one move, or of one by hand."""
-    if how != "drover":
+    """The report of one move, or of one by hand. `how`: drover, one of its modes, or a tool's sequence."""
+    if how in ("plain", "lazy", "podman"):
         return json.loads(lab.exec("node1", HERE / f"{how}-sequence", "r", "node2", timeout=120))
-    mode = os.environ.get("DROVER_BENCH_MODE")
+    mode = os.environ.get("DROVER_BENCH_MODE") if how == "drover" else how
     argv = ["drover-node", "--json", "box", "migrate", "r", "--to", "node2", "--force", *(("--mode", mode) if mode else ())]
     return json.loads(lab.exec("node1", *argv))
 
@@ -45,14 +48,59 @@ def measure(megabytes, how):
         return {"freeze": report["freeze_ms"], "gap": client.gap_ms, "mib": peak.mib}
 
 
+def programs(lab):
+    """The name of each of the box's processes, sorted."""
+    found = []
+    for pid in pathlib.Path(f"/sys/fs/cgroup/drover-lab-{lab.name}/node1/drover/r/cgroup.procs").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(pathlib.Path(f"/proc/{pid}/comm").read_text().strip())
+    return sorted(found)
+
+
+def settled(lab):
+    """The names, once all services run and nothing has begun or ended for a second."""
+    before = []
+    for _ in range(60):
+        now = programs(lab)
+        if now == before and {"cron", "dbus-daemon", "nginx", "redis-server", "rsyslogd", "sshd"} <= set(now):
+            return now
+        before = now
+        time.sleep(1)
+    raise RuntimeError(f"the box does not come to rest: {before}")
+
+
+class Sessions:
+    """`count` clients of the box's PostgreSQL, each with one connection, which has to last."""
+
+    ASK = ("psql", "-X", "-A", "-t", "-h", ADDRESS, "-U", "postgres")
+
+    def __init__(self, lab, count):
+        self.clients = [lab.popen("client", *self.ASK, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)]
+
+    def __enter__(self):
+        for client in self.clients:
+            client.stdin.write("select pg_backend_pid();\n")
+            client.stdin.flush()
+        self.servers = [client.stdout.readline() for client in self.clients]
+        return self
+
+    def __exit__(self, kind, *_):
+        answers = [client.communicate("select pg_backend_pid();\n", timeout=60)[0] for client in self.clients]
+        if kind is None and answers != self.servers:
+            raise RuntimeError(f"sessions of {self.servers} were answered by {answers}")
+
+
 def measure_full():
-    """A box with an init, cron, dbus, nginx, PostgreSQL, redis and sshd: its gap, and what of that is CRIU's (ms)."""
+    """A box with an init, cron, dbus, nginx, PostgreSQL, redis and sshd, and with as many sessions of PostgreSQL as make it
+    FULL processes: their number, the gap of redis's client, and what of that is CRIU's (ms)."""
     with Lab() as lab:
         fresh_box(lab, "full")
-        with Client(lab, ADDRESS, 0) as client:
+        lab.wait_for("client", *Sessions.ASK, "-c", "select 'OK'")
+        with Sessions(lab, max(0, FULL - len(settled(lab)))), Client(lab, ADDRESS, 0) as client:
+            processes = len(settled(lab))
             report = move(lab, "drover")
         phases = {phase["name"]: phase["ms"] for phase in report["phases"]}
-        return {"gap": client.gap_ms, "criu": phases["dump"] + phases["restore"]}
+        return {"processes": processes, "gap": client.gap_ms, "criu": phases["dump"] + phases["restore"]}
 
 
 def install_podman():
@@ -92,18 +140,24 @@ def bars_of(found, podman):
             rows.append(bar(f"redis {size} MB: {what}, drover / plain sequence", ratio(drover, plain), 1.0))
     gap = of("redis 1000 MB, drover", "gap")
     lazy = of("redis 1000 MB, lazy", "gap")
-    small, large = of("redis 128 MB, drover", "gap"), of("redis 4000 MB, drover", "gap")
     full, criu = of("full box, drover", "gap"), of("full box, drover", "criu")
     failed = sum(seen is None for several in found.values() for seen in several) + (podman is None)
-    return rows + [
+    rows += [
         figure("redis 1000 MB: gap, lazy pages by hand", lazy, "ms"),
         bar("redis 1000 MB: gap, lazy pages by hand / drover", ratio(lazy, gap), 2, at_least=True),
         figure("redis 1000 MB: podman checkpoint, copy, restore", podman, "ms"),
         bar("redis 1000 MB: podman / gap, drover", ratio(podman, gap), 50, at_least=True),
-        figure("redis 128 MB: gap, drover", small, "ms"),
-        figure("redis 4000 MB: gap, drover", large, "ms"),
-        bar("redis: gap with 4000 MB / with 128 MB", ratio(large, small), 1.5),
+    ]
+    for how in ("drover", "postcopy"):
+        small, large = of(f"redis 128 MB, {how}", "gap"), of(f"redis 4000 MB, {how}", "gap")
+        rows += [
+            figure(f"redis 128 MB: gap, {how}", small, "ms"),
+            figure(f"redis 4000 MB: gap, {how}", large, "ms"),
+            bar(f"redis: gap with 4000 MB / with 128 MB, {how}", ratio(large, small), 1.5),
+        ]
+    return rows + [
         bar("redis 4000 MB: drover-node's own memory", of("redis 4000 MB, drover", "mib"), 64, "MiB"),
+        figure("full box: processes", of("full box, drover", "processes"), "number"),
         figure("full box: gap, drover", full, "ms"),
         figure("full box: of that CRIU's dump and restore", criu, "ms"),
         bar("full box: gap / CRIU's dump and restore", ratio(full, criu), 1.3),
@@ -123,7 +177,8 @@ def run(runs):
             for how in ("drover", "plain"):
                 once(f"redis {size} MB, {how}", measure, size, how)
         once("redis 1000 MB, lazy", measure, 1000, "lazy")
-        for size in (128, 4000):
-            once(f"redis {size} MB, drover", measure, size, "drover")
+        for how in ("drover", "postcopy"):
+            for size in (128, 4000):
+                once(f"redis {size} MB, {how}", measure, size, how)
         once("full box, drover", measure_full)
     return bars_of(found, attempt("redis 1000 MB, podman", measure_podman, 1000))
