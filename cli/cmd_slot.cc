@@ -192,7 +192,7 @@ void status(const Call& call, const Options& options) {
     return;
   }
   constexpr int kMiB = 20;
-  print(table({"WHAT", ""},
+  print(table({"WHAT", "VALUE"},
               {{"node", health.good() ? "healthy" : "not healthy"},
                {"image", release.name + (release.version.empty() ? "" : " " + release.version)},
                {"slot", running   ? std::string(image::name(*running))

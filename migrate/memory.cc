@@ -126,7 +126,9 @@ MemoryServer::MemoryServer(const std::vector<std::string>& rsh, const std::strin
   lanes_.open();
 }
 
-MemoryServer::~MemoryServer() {
+MemoryServer::~MemoryServer() { close(); }
+
+void MemoryServer::close() noexcept {
   stop_ = true;
   if (done_.valid()) done_.wait();
   lanes_.close();

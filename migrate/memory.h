@@ -72,6 +72,8 @@ class MemoryServer {
   /// Waits until the box has everything; returns how many bytes that took since the freeze. Throws with a
   /// hint for the operator when the connection breaks.
   uint64_t finish(base::Progress& progress);
+  /// Ends what still goes on; afterwards the two below are final.
+  void close() noexcept;
   [[nodiscard]] uint64_t wire_bytes() const { return wire_->wire_bytes() + lanes_.wire_bytes(); }
   /// Connections that have carried memory.
   [[nodiscard]] unsigned streams() const { return 1 + lanes_.begun(); }

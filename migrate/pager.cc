@@ -4,14 +4,10 @@
 #include <linux/userfaultfd.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <format>
 #include <utility>
 
 #include "base/error.h"
@@ -90,7 +86,7 @@ void Pager::ask_again() {
     space.asked = 0;
     // A fault is told once. Whoever waits is woken, faults again, and is served first.
     for (uint64_t at = 0; auto piece = space.missing.first_in(at, UINT64_MAX);) {
-      wake(space, piece->now, piece->end - piece->begin);
+      space.wake(piece->now, piece->end - piece->begin);
       at = piece->end;
     }
   }
@@ -211,69 +207,28 @@ void Pager::add_space(uint32_t pid, base::Fd fault, PageSet missing) {
   ::fcntl(fault.get(), F_SETFL, O_NONBLOCK);
   ::fcntl(fault.get(), F_SETFD, FD_CLOEXEC);
   send_descriptor(guard_.get(), fault.get());
-  spaces_.push_back({pid, std::move(fault), std::move(missing)});
-}
-
-/// Lets those go on that wait for a page there: they find it, or fault again.
-void Pager::wake(const Space& space, uint64_t begin, uint64_t length) {
-  uffdio_range range{begin, length};
-  ::ioctl(space.fault.get(), UFFDIO_WAKE, &range);
+  spaces_.push_back({{pid, std::move(fault), std::move(missing)}});
 }
 
 // --- what the box does
 
 void Pager::drain_all() {
   // A fork adds spaces while this runs.
-  for (size_t i = 0; i < spaces_.size(); ++i)
-    while (drain(spaces_[i])) {
-    }
+  for (size_t i = 0; i < spaces_.size(); ++i) drain(spaces_[i]);
 }
 
-/// Takes one event; false when there is none. userfaultfd(2) has them.
-bool Pager::drain(Space& space) {
-  if (!space.fault) return false;
-  uffd_msg event;
-  const ssize_t got = ::read(space.fault.get(), &event, sizeof event);
-  if (got < 0 && errno != EAGAIN && errno != EINTR) throw base::sys_error("cannot hear of the box's memory");
-  if (got != sizeof event) return false;
-  switch (event.event) {
-    case UFFD_EVENT_PAGEFAULT:
-      on_fault(space, event.arg.pagefault.address & ~(kPageSize - 1));
-      break;
-    case UFFD_EVENT_FORK:
-      add_space(space.pid, base::Fd(static_cast<int>(event.arg.fork.ufd)), space.missing);
-      break;
-    case UFFD_EVENT_REMAP:
-      space.missing.move(event.arg.remap.from, event.arg.remap.to, event.arg.remap.len);
-      // A fault at the old place that was told before is not served there any more.
-      wake(space, event.arg.remap.from, event.arg.remap.len);
-      break;
-    case UFFD_EVENT_REMOVE: {
-      // What is touched there from now on reads as zeros: the kernel does that alone.
-      uffdio_range range{event.arg.remove.start, event.arg.remove.end - event.arg.remove.start};
-      ::ioctl(space.fault.get(), UFFDIO_UNREGISTER, &range);
-      [[fallthrough]];
-    }
-    case UFFD_EVENT_UNMAP:
-      space.missing.drop_now(event.arg.remove.start, event.arg.remove.end);
-      wake(space, event.arg.remove.start, event.arg.remove.end - event.arg.remove.start);
-      break;
-    default:
-      throw error("the kernel told of an event {} of the box's memory, which this version does not know",
-                  event.event);
-  }
-  return true;
+void Pager::drain(Space& space) {
+  while (const auto event = space.next())
+    if (event->event == UFFD_EVENT_FORK)
+      add_space(space.pid, base::Fd(static_cast<int>(event->arg.fork.ufd)), space.missing);
+    else
+      on_fault(space, event->arg.pagefault.address & ~(kPageSize - 1));
 }
 
 void Pager::on_fault(Space& space, uint64_t address) {
   last_fault_ = Clock::now();
   const auto origin = space.missing.origin(address);
-  if (!origin) {
-    uffdio_zeropage zero{{address, kPageSize}, 0, 0};
-    // EEXIST: it came meanwhile, and whoever waits has to be told.
-    if (::ioctl(space.fault.get(), UFFDIO_ZEROPAGE, &zero) != 0) wake(space, address, kPageSize);
-    return;
-  }
+  if (!origin) return space.zero(address);
   // The page first, and at once.
   if (!give_kept(space, *origin, *origin + kPageSize))
     asked_.want(space.pid, *origin, *origin + kPageSize, true);
@@ -368,42 +323,7 @@ void Pager::arrived(const Pages& pages) {
 /// A page may be wanted in several address spaces, since the box has forked.
 void Pager::give(const Pages& pages) {
   for (size_t i = 0; i < spaces_.size(); ++i)
-    if (spaces_[i].pid == pages.run.pid) copy_into(spaces_[i], pages);
-}
-
-void Pager::copy_into(Space& space, const Pages& pages) {
-  const uint64_t base = pages.run.address, end = base + pages.run.bytes();
-  uint64_t most = kMostPages * kPageSize;
-  while (auto piece = space.missing.first_in(base, end)) {
-    const uint64_t length = std::min(piece->end - piece->begin, most);
-    uffdio_copy copy{};
-    copy.dst = piece->now;
-    copy.src = reinterpret_cast<uint64_t>(pages.data.data()) + (piece->begin - base);
-    copy.len = length;
-    if (::ioctl(space.fault.get(), UFFDIO_COPY, &copy) == 0) {
-      space.missing.drop(piece->begin, piece->begin + length);
-      continue;
-    }
-    const int err = errno;
-    if (copy.copy > 0) {  // as far as that
-      space.missing.drop(piece->begin, piece->begin + static_cast<uint64_t>(copy.copy));
-    } else if (err == EAGAIN) {  // its memory map changes, and waits for us to hear of it
-      while (drain(space)) {
-      }
-    } else if (err == EEXIST) {
-      wake(space, piece->now, kPageSize);
-      space.missing.drop(piece->begin, piece->begin + kPageSize);
-    } else if (err == ENOENT && length > kPageSize) {
-      most = kPageSize;  // the run spans several mappings: page by page
-    } else if (err == ENOENT) {
-      space.missing.drop(piece->begin, piece->begin + kPageSize);  // unmapped: its event is on the way
-    } else if (err == ESRCH || err == ENOSPC) {
-      space.missing = {};  // the process has ended
-      space.fault.close();
-    } else {
-      throw base::Error(std::format("cannot give the box its memory at {:#x}", piece->now), err);
-    }
-  }
+    if (Space& space = spaces_[i]; space.pid == pages.run.pid) space.copy(pages, [&] { drain(space); });
 }
 
 }  // namespace migrate

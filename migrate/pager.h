@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "migrate/arriving_lanes.h"
 #include "migrate/asked.h"
+#include "migrate/lazy_space.h"
 #include "migrate/page_set.h"
 #include "migrate/pages.h"
 #include "migrate/store.h"
@@ -52,16 +53,13 @@ class Pager {
   void finish();
 
  private:
-  struct Space {
-    uint32_t pid;
-    base::Fd fault;  ///< its userfaultfd
-    PageSet missing;
+  /// And how far it has got in one.
+  struct Space : LazySpace {
     uint64_t asked = 0;      ///< up to where the source was asked ahead
     bool asked_all = false;  ///< what is missing has been kept
     uint64_t given = 0;      ///< up to where it was given what was kept
     bool given_all = false;  ///< what is missing comes from the source
   };
-  static void wake(const Space& space, uint64_t begin, uint64_t length);
   using Clock = std::chrono::steady_clock;
 
   [[nodiscard]] bool past_head_start() const;
@@ -73,12 +71,11 @@ class Pager {
   void tell_here(Wire& wire);
   void take_space();
   void add_space(uint32_t pid, base::Fd fault, PageSet missing);
-  bool drain(Space& space);
+  void drain(Space& space);
   void drain_all();
   void on_fault(Space& space, uint64_t address);
   void arrived(const Pages& pages);
   void give(const Pages& pages);
-  void copy_into(Space& space, const Pages& pages);
   bool give_kept(const Space& space, uint64_t begin, uint64_t end);
   bool give_ahead();
   /// Where to ask for something that nobody waits for.

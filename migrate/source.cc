@@ -121,8 +121,11 @@ class SourceNode {
             "not");
   }
   void count_wire() {
-    report_.wire_bytes = layers_ + wire_.wire_bytes() + (memory() ? memory()->wire_bytes() : 0);
-    if (memory()) report_.streams = memory()->streams();
+    report_.wire_bytes = layers_ + wire_.wire_bytes();
+    if (!memory()) return;
+    memory()->close();
+    report_.wire_bytes += memory()->wire_bytes();
+    report_.streams = memory()->streams();
   }
 
  private:
