@@ -25,6 +25,7 @@
 #include "base/pause.h"
 #include "box/cgroup_tree.h"
 #include "box/criu_child.h"
+#include "box/criu_part.h"
 #include "box/criu_programs.h"
 #include "box/images.h"
 #include "box/last_pid.h"
@@ -173,6 +174,7 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
   record_last_pid(request.images, request.init);
   const std::vector<pid_t> pids = Cgroup(request.cgroup).pids();
   const CriuPrograms programs = has_old_iptables(pids) ? CriuPrograms{} : without_iptables();
+  const CriuPart part;
   const LazyMemory lazy(request.lazy ? processes_of(Cgroup(request.cgroup)) : std::map<pid_t, pid_t>());
   const base::Fd netns = netns_of(request.init);
   auto network = NetState::record(pids, netns.get());
@@ -191,6 +193,7 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
   in_child("freeze the box into images", request.log, request.lock, {&halt, 1}, [&] {
     if (nobody) ::fcntl(nobody.get(), F_SETFD, 0);
     programs.use();
+    part.use();
     lazy.use();
     Options options = make_options(programs.criu);
     criu_opts* o = options.get();
@@ -277,11 +280,13 @@ pid_t Criu::restore(const RestoreRequest& request) {
   }};
   const ConfigFile config("log-file " + request.log + "\n" + (request.lazy ? "lazy-pages\n" : ""));
   const CriuPrograms programs = has_old_iptables(request.images) ? CriuPrograms{} : without_iptables();
+  const CriuPart part;
   in_child("restore the box from images", request.log, request.lock, halts, [&] {
     // What CRIU restores is born into its own group and cgroup namespace: the box's.
     group.join(::getpid());
     if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
     programs.use();
+    part.use();
     Options options = make_options(programs.criu);
     criu_opts* o = options.get();
     set_common(o, images.get(), work.get(), config);

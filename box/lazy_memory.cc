@@ -15,7 +15,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "box/lazy_scan_library.h"
 
 namespace box {
 namespace {
@@ -62,12 +61,6 @@ std::optional<std::vector<AddressRange>> stack_pages(pid_t process) {
   return in_order(std::move(pages));
 }
 
-base::Fd memory_file(const char* name) {
-  base::Fd fd(::memfd_create(name, MFD_CLOEXEC));
-  if (!fd) throw base::sys_error("cannot make a memory file");
-  return fd;
-}
-
 }  // namespace
 
 std::vector<AddressRange> lazy_ranges(pid_t process) {
@@ -96,9 +89,8 @@ LazyMemory::LazyMemory(const std::map<pid_t, pid_t>& processes) {
   if (ranges.empty()) return;
   std::ranges::sort(ranges, {}, [](const auto& range) { return std::pair(range.process, range.begin); });
 
-  library_ = memory_file("lazy_scan.so");
-  base::write_full(library_.get(), std::as_bytes(lazy_scan_library()), "our part of CRIU");
-  memory_ = memory_file("lazy_scan");
+  memory_ = base::Fd(::memfd_create("lazy_scan", MFD_CLOEXEC));
+  if (!memory_) throw base::sys_error("cannot make a memory file");
   size_ = sizeof(LazyScan) + ranges.size() * sizeof ranges[0] + kRoom * sizeof(page_region);
   void* memory = MAP_FAILED;
   if (::ftruncate(memory_.get(), static_cast<off_t>(size_)) == 0)
@@ -114,9 +106,7 @@ LazyMemory::~LazyMemory() {
 
 void LazyMemory::use() const {
   if (!shared_) return;
-  auto path = [this](const base::Fd& fd) { return std::format("/proc/{}/fd/{}", owner_, fd.get()); };
-  ::setenv("LD_PRELOAD", path(library_).c_str(), 1);
-  ::setenv(kLazyScanVariable, path(memory_).c_str(), 1);
+  ::setenv(kLazyScanVariable, std::format("/proc/{}/fd/{}", owner_, memory_.get()).c_str(), 1);
 }
 
 void LazyMemory::write(int images) const {

@@ -23,7 +23,8 @@ class LazyMemory {
   LazyMemory& operator=(const LazyMemory&) = delete;
   ~LazyMemory();
 
-  /// For the CRIU that this process, a child of the one that made this, starts next.
+  /// For the CRIU that this process, a child of the one that made this, starts next, with our part in it
+  /// (CriuPart).
   void use() const;
   /// When CRIU has dumped. Throws where a restore would not bring some page back.
   void write(int images) const;
@@ -31,7 +32,7 @@ class LazyMemory {
  private:
   const pid_t owner_ = ::getpid();
   std::map<pid_t, pid_t> in_box_;  ///< pid on this node → pid in the box
-  base::Fd library_, memory_;
+  base::Fd memory_;
   size_t size_ = 0;
   LazyScan* shared_ = nullptr;
 };

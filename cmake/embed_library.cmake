@@ -2,7 +2,7 @@
 # Run by the build: cmake -DOUTPUT=… -DLIBRARY=… -P cmake/embed_library.cmake
 file(READ ${LIBRARY} bytes HEX)
 string(REGEX REPLACE "(..)" "0x\\1," bytes ${bytes})
-file(WRITE ${OUTPUT} "#include \"box/lazy_scan_library.h\"
+file(WRITE ${OUTPUT} "#include \"box/criu_part.h\"
 
 namespace box {
 namespace {
@@ -11,7 +11,7 @@ constexpr unsigned char kLibrary[] = {${bytes}};
 
 }  // namespace
 
-std::span<const unsigned char> lazy_scan_library() { return kLibrary; }
+std::span<const unsigned char> criu_part_library() { return kLibrary; }
 
 }  // namespace box
 ")

@@ -27,7 +27,7 @@ if path := found.get("lazy_scan"):
         shared.write(struct.pack("3Q", 0x10000, 0x11000, process))
         shared.seek(16)
         shared.write(struct.pack("Q", 1))
-    os.environ |= {"LD_PRELOAD": found["lazy_scan.so"], "DROVER_LAZY_SCAN": path}
+    os.environ |= {"LD_PRELOAD": found["criu_part.so"], "DROVER_LAZY_SCAN": path}
 os.execv("/usr/sbin/criu", ["criu", *sys.argv[1:]])
 """
 

@@ -19,7 +19,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "box/lazy_scan_library.h"
+#include "box/criu_part.h"
 
 namespace box {
 namespace {
@@ -49,7 +49,7 @@ class Part {
     shared->run_room = room;
     std::copy(ranges.begin(), ranges.end(), shared->ranges());
 
-    base::write_full(library_.get(), std::as_bytes(lazy_scan_library()), "the library");
+    base::write_full(library_.get(), std::as_bytes(criu_part_library()), "the library");
     ::setenv("LD_PRELOAD", "/none", 1);
     ::setenv(kLazyScanVariable, std::format("/proc/self/fd/{}", memory_.get()).c_str(), 1);
     // A name of its own: it is not loaded twice under one.
