@@ -2,9 +2,11 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -115,6 +117,15 @@ bool Cgroup::join(pid_t pid) const {
   if (::write(fd.get(), text.data(), text.size()) >= 0) return true;
   if (errno != ESRCH) throw base::sys_error("cannot write {}", file);
   return false;
+}
+
+pid_t Cgroup::fork_into() const {
+  const base::Fd group = base::open(dir_, O_RDONLY | O_DIRECTORY);
+  clone_args how{};
+  how.flags = CLONE_INTO_CGROUP;
+  how.exit_signal = SIGCHLD;
+  how.cgroup = static_cast<uint64_t>(group.get());
+  return static_cast<pid_t>(::syscall(SYS_clone3, &how, sizeof how));
 }
 
 bool Cgroup::populated() const {

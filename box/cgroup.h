@@ -29,7 +29,10 @@ class Cgroup {
   /// The groups below it as paths from here, parents before children; begins with "", itself.
   [[nodiscard]] std::vector<std::string> subgroups() const;
   /// Puts a process into it. False: the process has ended.
-  bool join(pid_t pid) const;            // NOLINT(modernize-use-nodiscard): one's own has not
+  bool join(pid_t pid) const;  // NOLINT(modernize-use-nodiscard): one's own has not
+  /// As fork(2), for a process of one thread: but the new process is born in the group. To join one the
+  /// kernel has to wait until nobody forks, for 5 to 20 ms. -1, with errno: a kernel before 5.7 cannot.
+  [[nodiscard]] pid_t fork_into() const;
   [[nodiscard]] bool populated() const;  ///< false also when it does not exist
   [[nodiscard]] bool frozen() const;
   [[nodiscard]] std::vector<pid_t> pids() const;  ///< in it and in all groups below

@@ -3,10 +3,13 @@
 #include <criu/criu.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -115,6 +118,23 @@ bool has_inner_connections(pid_t init) {
     }
   }
   return false;
+}
+
+/// Runs `request` in a process of the group, which this process, of one thread, is not in.
+int in_group(const Cgroup& group, const std::function<int()>& request) {
+  const pid_t parent = ::getpid(), child = group.fork_into();
+  if (child < 0) {
+    group.join(parent);
+    return request();
+  }
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::_exit(::getppid() == parent && request() >= 0 ? 0 : 1);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status == 0 ? 0 : -1;
 }
 
 }  // namespace
@@ -281,9 +301,8 @@ pid_t Criu::restore(const RestoreRequest& request) {
   const ConfigFile config("log-file " + request.log + "\n" + (request.lazy ? "lazy-pages\n" : ""));
   const CriuPrograms programs = has_old_iptables(request.images) ? CriuPrograms{} : without_iptables();
   const CriuPart part;
-  in_child("restore the box from images", request.log, request.lock, halts, [&] {
+  const auto restore = [&] {
     // What CRIU restores is born into its own group and cgroup namespace: the box's.
-    group.join(::getpid());
     if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
     programs.use();
     part.use();
@@ -305,7 +324,9 @@ pid_t Criu::restore(const RestoreRequest& request) {
     // one here. This is the same file system from the same group downwards.
     if (own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
     return criu_local_restore(o);
-  });
+  };
+  in_child("restore the box from images", request.log, request.lock, halts,
+           [&] { return in_group(group, restore); });
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
   // What CRIU does not carry over.

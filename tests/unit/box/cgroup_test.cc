@@ -1,10 +1,7 @@
 #include "box/cgroup.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <linux/sched.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,8 +9,7 @@
 #include <format>
 #include <fstream>
 #include <string>
-
-#include "base/fd.h"
+#include <vector>
 
 namespace box {
 namespace {
@@ -44,19 +40,26 @@ TEST_F(CgroupTest, AProcessThatHasEnded) {
   EXPECT_FALSE(group_.populated());
 }
 
+TEST_F(CgroupTest, BornInTheGroup) {
+  const pid_t child = group_.fork_into();
+  if (child == 0) {
+    ::pause();
+    ::_exit(0);
+  }
+  ASSERT_GT(child, 0);
+  EXPECT_EQ(group_.pids(), std::vector<pid_t>{child});
+  ::kill(child, SIGKILL);
+  EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+}
+
 /// As beside CRIU, whose programs begin and end in the group all the time.
 TEST_F(CgroupTest, WhatEndsMeanwhileNeedsNoEviction) {
   const pid_t child = ::fork();
   if (child == 0) {
-    const base::Fd into = base::open(group_.dir(), O_RDONLY | O_DIRECTORY);
     for (;;) {
-      clone_args how{};
-      how.flags = CLONE_INTO_CGROUP;
-      how.exit_signal = SIGCHLD;
-      how.cgroup = static_cast<uint64_t>(into.get());
-      const long program = ::syscall(SYS_clone3, &how, sizeof how);
+      const pid_t program = group_.fork_into();
       if (program == 0) ::_exit(0);
-      ::waitpid(static_cast<pid_t>(program), nullptr, 0);
+      ::waitpid(program, nullptr, 0);
     }
   }
   for (const auto until = Clock::now() + 1s; Clock::now() < until;) EXPECT_NO_THROW(evict_ours(group_));
