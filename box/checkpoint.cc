@@ -191,17 +191,21 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
   if (request.own_groups)
     base::write_file(request.images + kGroups,
                      CgroupTree::record(Cgroup(request.cgroup), request.id_base).render());
-  record_last_pid(request.images, request.init);
+  // The box is frozen: what there is to find out about it is found out at once.
   const std::vector<pid_t> pids = Cgroup(request.cgroup).pids();
+  const base::Fd netns = netns_of(request.init);
+  auto recorded = std::async(std::launch::async, [&] { return NetState::record(pids, netns.get()); });
+  auto inner = std::async(std::launch::async, [&] { return has_inner_connections(request.init); });
+  record_last_pid(request.images, request.init);
   const CriuPrograms programs = has_old_iptables(pids) ? CriuPrograms{} : without_iptables();
   const CriuPart part;
   const LazyMemory lazy(request.lazy ? processes_of(Cgroup(request.cgroup)) : std::map<pid_t, pid_t>());
-  const base::Fd netns = netns_of(request.init);
-  auto network = NetState::record(pids, netns.get());
+  auto network = recorded.get();
   std::future<NetSettings> settings;  // some 600 files, read beside the dump
   if (network)
     settings =
         std::async(std::launch::async, [&] { return read_net_settings(netns.get(), request.id_base); });
+  const bool inner_connections = inner.get();
   const Halt halt{"post-dump", [&] {
                     lazy.write(images.get());
                     if (network) {
@@ -221,8 +225,7 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
     // Frames cannot reach the box, its cable is shut. What two of its own processes have between
     // them is kept still by CRIU, which costs it 12 ms. (Its default runs iptables programs, at tens
     // of milliseconds each.)
-    criu_local_set_network_lock(
-        o, has_inner_connections(request.init) ? CRIU_NETWORK_LOCK_NFTABLES : CRIU_NETWORK_LOCK_SKIP);
+    criu_local_set_network_lock(o, inner_connections ? CRIU_NETWORK_LOCK_NFTABLES : CRIU_NETWORK_LOCK_SKIP);
     criu_local_set_notify_cb(o, [](char* action, criu_notify_arg_t) { return on_notify(action); });
     criu_local_set_pid(o, request.init);
     criu_local_set_freeze_cgroup(o, request.cgroup.c_str());
