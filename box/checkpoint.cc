@@ -188,24 +188,14 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
   base::Fd nobody = request.lazy ? closed_socket() : base::Fd();
   const ConfigFile config("log-file " + request.log + "\n" +
                           (request.lazy ? std::format("lazy-pages\nps-socket {}\n", nobody.get()) : ""));
-  if (request.own_groups)
-    base::write_file(request.images + kGroups,
-                     CgroupTree::record(Cgroup(request.cgroup), request.id_base).render());
-  // The box is frozen: what there is to find out about it is found out at once.
-  const std::vector<pid_t> pids = Cgroup(request.cgroup).pids();
-  const base::Fd netns = netns_of(request.init);
-  auto recorded = std::async(std::launch::async, [&] { return NetState::record(pids, netns.get()); });
-  auto inner = std::async(std::launch::async, [&] { return has_inner_connections(request.init); });
-  record_last_pid(request.images, request.init);
+  const Cgroup group(request.cgroup);
+  const std::vector<pid_t> pids = group.pids();
   const CriuPrograms programs = has_old_iptables(pids) ? CriuPrograms{} : without_iptables();
   const CriuPart part;
-  const LazyMemory lazy(request.lazy ? processes_of(Cgroup(request.cgroup)) : std::map<pid_t, pid_t>());
-  auto network = recorded.get();
+  LazyMemory lazy(request.lazy);
+  const base::Fd netns = netns_of(request.init);
+  std::optional<NetState> network;
   std::future<NetSettings> settings;  // some 600 files, read beside the dump
-  if (network)
-    settings =
-        std::async(std::launch::async, [&] { return read_net_settings(netns.get(), request.id_base); });
-  const bool inner_connections = inner.get();
   const Halt halt{"post-dump", [&] {
                     lazy.write(images.get());
                     if (network) {
@@ -214,18 +204,47 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
                     }
                     when_dumped();
                   }};
-  in_child("freeze the box into images", request.log, request.lock, {&halt, 1}, [&] {
+  CriuWork work_of{.what = "freeze the box into images",
+                   .log = request.log,
+                   .lock = request.lock,
+                   .halts = {&halt, 1},
+                   .prepare = {},
+                   .meanwhile = {},
+                   .request = {}};
+  // CRIU takes 10 ms to start. In these we find out what there is to know about the box.
+  int service = -1;
+  work_of.prepare = [&] {
     if (nobody) ::fcntl(nobody.get(), F_SETFD, 0);
     programs.use();
     part.use();
     lazy.use();
+    service = start_criu(programs.criu);
+  };
+  constexpr char kOurNetwork = 1, kInnerConnections = 2;
+  work_of.meanwhile = [&] {
+    auto recorded = std::async(std::launch::async, [&] { return NetState::record(pids, netns.get()); });
+    auto inner = std::async(std::launch::async, [&] { return has_inner_connections(request.init); });
+    if (request.own_groups)
+      base::write_file(request.images + kGroups, CgroupTree::record(group, request.id_base).render());
+    record_last_pid(request.images, request.init);
+    lazy.choose(processes_of(group));
+    network = recorded.get();
+    if (network)
+      settings =
+          std::async(std::launch::async, [&] { return read_net_settings(netns.get(), request.id_base); });
+    return static_cast<char>((network ? kOurNetwork : 0) | (inner.get() ? kInnerConnections : 0));
+  };
+  work_of.request = [&](char told) {
     Options options = make_options(programs.criu);
     criu_opts* o = options.get();
+    criu_local_set_service_comm(o, CRIU_COMM_FD);
+    criu_local_set_service_fd(o, service);
     set_common(o, images.get(), work.get(), config);
     // Frames cannot reach the box, its cable is shut. What two of its own processes have between
     // them is kept still by CRIU, which costs it 12 ms. (Its default runs iptables programs, at tens
     // of milliseconds each.)
-    criu_local_set_network_lock(o, inner_connections ? CRIU_NETWORK_LOCK_NFTABLES : CRIU_NETWORK_LOCK_SKIP);
+    criu_local_set_network_lock(
+        o, (told & kInnerConnections) != 0 ? CRIU_NETWORK_LOCK_NFTABLES : CRIU_NETWORK_LOCK_SKIP);
     criu_local_set_notify_cb(o, [](char* action, criu_notify_arg_t) { return on_notify(action); });
     criu_local_set_pid(o, request.init);
     criu_local_set_freeze_cgroup(o, request.cgroup.c_str());
@@ -234,15 +253,19 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
     // A handshake that is under way is dropped; its client tries again by itself.
     criu_local_set_tcp_skip_in_flight(o, true);
     criu_local_set_ghost_limit(o, kMostGhostBytes);
-    if (network)
+    if ((told & kOurNetwork) != 0)
       criu_local_set_empty_ns(o, CLONE_NEWNET);
     else
       criu_local_add_external(o, ("veth[eth0]:" + request.host_end).c_str());
     for (const char* device : kDevices)
       criu_local_add_external(o, (std::string("mnt[/dev/") + device + "]:dev-" + device).c_str());
     if (request.own_groups) criu_local_add_external(o, "mnt[/sys/fs/cgroup]:cgroup");
-    return criu_local_dump(o);
-  });
+    const int done = criu_local_dump(o);
+    while (::wait(nullptr) > 0 || errno == EINTR) {
+    }
+    return done;
+  };
+  in_child(work_of);
 }
 
 pid_t Criu::restore(const RestoreRequest& request) {
@@ -328,8 +351,13 @@ pid_t Criu::restore(const RestoreRequest& request) {
     if (own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
     return criu_local_restore(o);
   };
-  in_child("restore the box from images", request.log, request.lock, halts,
-           [&] { return in_group(group, restore); });
+  in_child({.what = "restore the box from images",
+            .log = request.log,
+            .lock = request.lock,
+            .halts = halts,
+            .prepare = {},
+            .meanwhile = {},
+            .request = [&](char) { return in_group(group, restore); }});
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
   // What CRIU does not carry over.

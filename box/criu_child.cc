@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,9 +60,25 @@ int on_notify(const char* action) {
   return 0;
 }
 
-void in_child(const std::string& what, const std::string& log, const std::string& lock,
-              std::span<const Halt> halts, const std::function<int()>& request) {
-  base::Fd guard = base::open(lock, O_RDWR | O_CREAT);
+int start_criu(const std::string& program) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) return -1;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
+    ::close(ends[0]);
+    ::execlp(program.c_str(), program.c_str(), "swrk", std::to_string(ends[1]).c_str(), nullptr);
+    ::_exit(127);
+  }
+  ::close(ends[1]);
+  return child < 0 ? -1 : ends[0];
+}
+
+void in_child(const CriuWork& work) {
+  base::Fd guard = base::open(work.lock, O_RDWR | O_CREAT);
   base::Pipe question = base::make_pipe(), answer = base::make_pipe();
   const pid_t parent = ::getpid();
   pid_t child = ::fork();
@@ -80,17 +97,32 @@ void in_child(const std::string& what, const std::string& log, const std::string
     answer.write.close();
     g_question = question.write.get();
     g_answer = answer.read.get();
-    g_halts = halts;
+    g_halts = work.halts;
     // libcriu expects SIGCHLD to be blocked while it waits for what it restores.
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     ::sigprocmask(SIG_BLOCK, &set, nullptr);
-    ::_exit(request() < 0 ? 1 : 0);
+    if (work.prepare) work.prepare();
+    char told = 0;
+    ::_exit(::read(g_answer, &told, 1) == 1 && work.request(told) >= 0 ? 0 : 1);
   }
   guard.close();
   question.write.close();
   answer.read.close();
+  int status = 0;
+  const auto wait = [&] {
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+  };
+  try {
+    const char told = work.meanwhile ? work.meanwhile() : '\0';
+    base::write_full(answer.write.get(), std::string_view(&told, 1), "the child that runs CRIU");
+  } catch (...) {
+    ::kill(child, SIGKILL);
+    wait();
+    throw;
+  }
 
   auto deadline = std::chrono::steady_clock::now() + kDeadline;
   bool timed_out = false;
@@ -109,25 +141,23 @@ void in_child(const std::string& what, const std::string& log, const std::string
     }
     if (::read(question.read.get(), &c, 1) <= 0) break;  // it has ended
     try {
-      halts[static_cast<size_t>(c)].work();
+      work.halts[static_cast<size_t>(c)].work();
     } catch (...) {
       failure = std::current_exception();
     }
     base::write_full(answer.write.get(), failure ? "n" : "y", "the child that runs CRIU");
   }
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
+  wait();
   if (failure) std::rethrow_exception(failure);
   if (timed_out)
-    throw base::error("CRIU did not finish to {} in {} minutes", what, kDeadline.count())
-        .hint("its log is " + log);
+    throw base::error("CRIU did not finish to {} in {} minutes", work.what, kDeadline.count())
+        .hint("its log is " + work.log);
   if (status != 0) {
-    if (auto known = criu_reason(base::read_file_if_exists(log, 256 << 20).value_or("")))
-      throw base::error("CRIU could not {}: {}", what, known->sentence).hint(known->hint);
-    std::string lines = error_lines(log);
-    throw base::error("CRIU could not {}{}{}", what, lines.empty() ? "" : ": ", lines)
-        .hint("the whole log is " + log);
+    if (auto known = criu_reason(base::read_file_if_exists(work.log, 256 << 20).value_or("")))
+      throw base::error("CRIU could not {}: {}", work.what, known->sentence).hint(known->hint);
+    std::string lines = error_lines(work.log);
+    throw base::error("CRIU could not {}{}{}", work.what, lines.empty() ? "" : ": ", lines)
+        .hint("the whole log is " + work.log);
   }
 }
 

@@ -24,6 +24,7 @@ constexpr uint64_t kPage = 4096;
 constexpr uint64_t kWorthItKib = 4096, kLeastMapping = 128 << 10;
 // For runs: 400 MB, of which there is as much as is written to. What does not fit in, CRIU sees as ever.
 constexpr uint64_t kRoom = 1 << 24;
+constexpr uint64_t kMostRanges = 1 << 18;  // a process has some 65,000 mappings at most (vm.max_map_count)
 
 /// A line of /proc/PID/status (proc_pid_status(5)) without its name.
 std::string_view line_of(std::string_view status, std::string_view name) {
@@ -79,25 +80,30 @@ std::vector<AddressRange> lazy_ranges(pid_t process) {
   return ranges;
 }
 
-LazyMemory::LazyMemory(const std::map<pid_t, pid_t>& processes) {
+LazyMemory::LazyMemory(bool wanted) {
+  if (!wanted) return;
+  memory_ = base::Fd(::memfd_create("lazy_scan", MFD_CLOEXEC));
+  if (!memory_) throw base::sys_error("cannot make a memory file");
+  size_ = sizeof(LazyScan) + kRoom * sizeof(page_region) + kMostRanges * sizeof(LazyScan::Range);
+  void* memory = MAP_FAILED;
+  if (::ftruncate(memory_.get(), static_cast<off_t>(size_)) == 0)
+    memory = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, memory_.get(), 0);
+  if (memory == MAP_FAILED) throw base::sys_error("cannot share memory with CRIU");
+  shared_ = new (memory) LazyScan{.run_room = kRoom};
+}
+
+void LazyMemory::choose(const std::map<pid_t, pid_t>& processes) {
+  if (!shared_) return;
   std::vector<LazyScan::Range> ranges;
   for (const auto& [inside, process] : processes) {
     in_box_[process] = inside;
     for (const AddressRange& range : lazy_ranges(process))
       ranges.push_back({static_cast<uint64_t>(process), range.begin, range.end});
   }
-  if (ranges.empty()) return;
+  if (ranges.size() > kMostRanges) ranges.resize(kMostRanges);
   std::ranges::sort(ranges, {}, [](const auto& range) { return std::pair(range.process, range.begin); });
-
-  memory_ = base::Fd(::memfd_create("lazy_scan", MFD_CLOEXEC));
-  if (!memory_) throw base::sys_error("cannot make a memory file");
-  size_ = sizeof(LazyScan) + ranges.size() * sizeof ranges[0] + kRoom * sizeof(page_region);
-  void* memory = MAP_FAILED;
-  if (::ftruncate(memory_.get(), static_cast<off_t>(size_)) == 0)
-    memory = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, memory_.get(), 0);
-  if (memory == MAP_FAILED) throw base::sys_error("cannot share memory with CRIU");
-  shared_ = new (memory) LazyScan{.range_count = ranges.size(), .run_room = kRoom};
   std::ranges::copy(ranges, shared_->ranges());
+  shared_->range_count = ranges.size();
 }
 
 LazyMemory::~LazyMemory() {
@@ -111,7 +117,8 @@ void LazyMemory::use() const {
 
 void LazyMemory::write(int images) const {
   if (!shared_) return;
-  if (shared_->loaded == 0) base::debug("CRIU looks at each page itself: it was started without our part");
+  if (shared_->loaded == 0 && shared_->range_count > 0)
+    base::debug("CRIU looks at each page itself: it was started without our part");
   std::map<pid_t, std::vector<AddressRange>> found;
   for (const page_region& run : std::span(shared_->runs(), shared_->run_count))
     found[static_cast<pid_t>(run.categories)].push_back({run.start, run.end});

@@ -17,8 +17,8 @@ namespace box {
 /// said itself. How: docs/decisions/0015-criu-does-not-look-at-pages.md.
 class LazyMemory {
  public:
-  /// `processes`: pid in the box → pid on this node.
-  explicit LazyMemory(const std::map<pid_t, pid_t>& processes);
+  /// Without `wanted` CRIU sees everything.
+  explicit LazyMemory(bool wanted);
   LazyMemory(const LazyMemory&) = delete;
   LazyMemory& operator=(const LazyMemory&) = delete;
   ~LazyMemory();
@@ -26,6 +26,8 @@ class LazyMemory {
   /// For the CRIU that this process, a child of the one that made this, starts next, with our part in it
   /// (CriuPart).
   void use() const;
+  /// Before that CRIU dumps. `processes`: pid in the box → pid on this node.
+  void choose(const std::map<pid_t, pid_t>& processes);
   /// When CRIU has dumped. Throws where a restore would not bring some page back.
   void write(int images) const;
 

@@ -9,7 +9,7 @@ namespace box {
 inline constexpr const char* kLazyScanVariable = "DROVER_LAZY_SCAN";
 
 /// Memory that we share with our part of CRIU's process (box/preload/lazy_scan.cc): this, behind it
-/// `range_count` ranges in order of process and address, behind them room for `run_room` runs.
+/// room for `run_room` runs, behind that `range_count` ranges in order of process and address.
 struct LazyScan {
   struct Range {
     uint64_t process;  ///< pid on this node
@@ -21,9 +21,9 @@ struct LazyScan {
   uint64_t run_count = 0;
   uint64_t loaded = 0;  ///< not 0: CRIU's process has our part in it
 
-  Range* ranges() { return reinterpret_cast<Range*>(this + 1); }
   /// As PAGEMAP_SCAN gives them, but with the process in the place of the categories.
-  page_region* runs() { return reinterpret_cast<page_region*>(ranges() + range_count); }
+  page_region* runs() { return reinterpret_cast<page_region*>(this + 1); }
+  Range* ranges() { return reinterpret_cast<Range*>(runs() + run_room); }
 };
 
 }  // namespace box

@@ -22,8 +22,9 @@ for fd in glob.glob(f"/proc/{open(f'/proc/{os.getppid()}/stat').read().rsplit(')
 if path := found.get("lazy_scan"):
     with open(path, "r+b") as shared:
         ranges, room, runs, loaded = struct.unpack("4Q", shared.read(32))
+        shared.seek(32 + 24 * room)
         process, begin, end = struct.unpack("3Q", shared.read(24))
-        shared.seek(32 + 24 * ranges)
+        shared.seek(32)
         shared.write(struct.pack("3Q", 0x10000, 0x11000, process))
         shared.seek(16)
         shared.write(struct.pack("Q", 1))
