@@ -237,7 +237,6 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
   work_of.request = [&](char told) {
     Options options = make_options(programs.criu);
     criu_opts* o = options.get();
-    criu_local_set_service_comm(o, CRIU_COMM_FD);
     criu_local_set_service_fd(o, service);
     set_common(o, images.get(), work.get(), config);
     // Frames cannot reach the box, its cable is shut. What two of its own processes have between
