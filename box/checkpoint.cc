@@ -3,8 +3,10 @@
 #include <criu/criu.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -118,9 +120,21 @@ bool has_inner_connections(pid_t init) {
   return false;
 }
 
-void wait_for_children() {
-  while (::wait(nullptr) > 0 || errno == EINTR) {
+/// Runs `request` in a process of the group, which this process, of one thread, is not in.
+int in_group(const Cgroup& group, const std::function<int()>& request) {
+  const pid_t parent = ::getpid(), child = group.fork_into();
+  if (child < 0) {
+    group.join(parent);
+    return request();
   }
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::_exit(::getppid() == parent && request() >= 0 ? 0 : 1);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status == 0 ? 0 : -1;
 }
 
 }  // namespace
@@ -194,7 +208,6 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
                    .log = request.log,
                    .lock = request.lock,
                    .halts = {&halt, 1},
-                   .group = nullptr,
                    .prepare = {},
                    .meanwhile = {},
                    .request = {}};
@@ -247,7 +260,8 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
       criu_local_add_external(o, (std::string("mnt[/dev/") + device + "]:dev-" + device).c_str());
     if (request.own_groups) criu_local_add_external(o, "mnt[/sys/fs/cgroup]:cgroup");
     const int done = criu_local_dump(o);
-    wait_for_children();
+    while (::wait(nullptr) > 0 || errno == EINTR) {
+    }
     return done;
   };
   in_child(work_of);
@@ -256,7 +270,11 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
 pid_t Criu::restore(const RestoreRequest& request) {
   base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
   base::Fd work = base::open(request.work, O_RDONLY | O_DIRECTORY);
+  forget_link_state(images.get());
+  keep_timers_armed(images.get());
+  open_executables(images.get());
   const Config& box = request.config;
+  share_images(images.get(), box.id_base);
   const Cgroup group(request.cgroup);
   const bool own_groups = box.start.control_groups;
   std::optional<CgroupTree> groups;
@@ -308,33 +326,13 @@ pid_t Criu::restore(const RestoreRequest& request) {
   const ConfigFile config("log-file " + request.log + "\n" + (request.lazy ? "lazy-pages\n" : ""));
   const CriuPrograms programs = has_old_iptables(request.images) ? CriuPrograms{} : without_iptables();
   const CriuPart part;
-  CriuWork work_of{.what = "restore the box from images",
-                   .log = request.log,
-                   .lock = request.lock,
-                   .halts = halts,
-                   // What CRIU restores is born into its own group and cgroup namespace: the box's.
-                   .group = &group,
-                   .prepare = {},
-                   .meanwhile = {},
-                   .request = {}};
-  int service = -1;
-  work_of.prepare = [&] {
+  const auto restore = [&] {
+    // What CRIU restores is born into its own group and cgroup namespace: the box's.
+    if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
     programs.use();
     part.use();
-    if (::unshare(CLONE_NEWCGROUP) == 0) service = start_criu(programs.criu);
-  };
-  work_of.meanwhile = [&] {
-    forget_link_state(images.get());
-    keep_timers_armed(images.get());
-    open_executables(images.get());
-    share_images(images.get(), box.id_base);
-    return '\0';
-  };
-  work_of.request = [&](char) {
-    if (service < 0) return -1;
     Options options = make_options(programs.criu);
     criu_opts* o = options.get();
-    criu_local_set_service_fd(o, service);
     set_common(o, images.get(), work.get(), config);
     // All sockets exist when CRIU ends its repair of them, and the cable is shut: nothing to lock out.
     criu_local_set_network_lock(o, CRIU_NETWORK_LOCK_SKIP);
@@ -350,11 +348,15 @@ pid_t Criu::restore(const RestoreRequest& request) {
     // A mount of its own needs a cgroup namespace that the box's user namespace owns, and CRIU cannot make
     // one here. This is the same file system from the same group downwards.
     if (own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
-    const int done = criu_local_restore(o);
-    wait_for_children();
-    return done;
+    return criu_local_restore(o);
   };
-  in_child(work_of);
+  in_child({.what = "restore the box from images",
+            .log = request.log,
+            .lock = request.lock,
+            .halts = halts,
+            .prepare = {},
+            .meanwhile = {},
+            .request = [&](char) { return in_group(group, restore); }});
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
   // What CRIU does not carry over.

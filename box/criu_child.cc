@@ -16,7 +16,6 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "box/cgroup.h"
 #include "box/criu_reason.h"
 
 namespace box {
@@ -49,22 +48,6 @@ std::string error_lines(const std::string& log) {
 // What the child below shares with libcriu's callback, which takes no argument of ours.
 int g_question = -1, g_answer = -1;
 std::span<const Halt> g_halts;
-
-/// Goes on in a new process, of the group; this one, of one thread, stays as its parent and ends with it.
-void go_on_in(const Cgroup& group) {
-  const pid_t parent = ::getpid(), child = group.fork_into();
-  if (child < 0) {
-    group.join(parent);
-  } else if (child == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() != parent) ::_exit(1);
-  } else {
-    int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
-    ::_exit(status == 0 ? 0 : 1);
-  }
-}
 
 }  // namespace
 
@@ -120,7 +103,6 @@ void in_child(const CriuWork& work) {
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     ::sigprocmask(SIG_BLOCK, &set, nullptr);
-    if (work.group) go_on_in(*work.group);
     if (work.prepare) work.prepare();
     char told = 0;
     ::_exit(::read(g_answer, &told, 1) == 1 && work.request(told) >= 0 ? 0 : 1);

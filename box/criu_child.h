@@ -5,8 +5,6 @@
 
 namespace box {
 
-class Cgroup;
-
 /// One of CRIU's notifications, and what we do while CRIU waits at it.
 struct Halt {
   const char* action;
@@ -18,7 +16,6 @@ struct CriuWork {
   std::string what;  ///< for messages: "freeze the box into images"
   std::string log, lock;
   std::span<const Halt> halts;
-  const Cgroup* group = nullptr;     ///< where the child is to be, from its first moment
   std::function<void()> prepare;     ///< in the child, at once
   std::function<char()> meanwhile;   ///< here, beside that; `request` is told its result
   std::function<int(char)> request;  ///< in the child: returns libcriu's result, has told it of on_notify
