@@ -162,7 +162,7 @@ RestoreRequest restore_of(const Paths& paths, const Config& config) {
           .lock = paths.criu_lock};
 }
 
-std::string Criu::version() {
+std::string criu_version() {
   Options o = make_options();
   int v = criu_local_get_version(o.get());  // 40201 for 4.2.1
   if (v < 0)
@@ -171,7 +171,7 @@ std::string Criu::version() {
   return std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
 }
 
-bool Criu::can_restore_lazily() {
+bool can_restore_lazily() {
   Options o = make_options();
   struct criu_feature_check wanted{.mem_track = true, .lazy_pages = true, .pidfd_store = true};
   // As a side effect CRIU keeps what it has found out about the kernel (/run/criu.kdat): a dump or
@@ -180,48 +180,39 @@ bool Criu::can_restore_lazily() {
   return wanted.lazy_pages;
 }
 
-void Criu::dump(const DumpRequest& request, const std::function<void()>& when_dumped) {
-  base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
-  base::Fd work = base::open(request.work, O_RDONLY | O_DIRECTORY);
-  // After a lazy dump CRIU serves the memory, on a connection of which nobody has the other end:
-  // so it ends at once. We read the memory from the frozen processes.
-  base::Fd nobody = request.lazy ? closed_socket() : base::Fd();
-  const ConfigFile config("log-file " + request.log + "\n" +
-                          (request.lazy ? std::format("lazy-pages\nps-socket {}\n", nobody.get()) : ""));
-  const Cgroup group(request.cgroup);
-  const std::vector<pid_t> pids = group.pids();
-  const CriuPrograms programs = has_old_iptables(pids) ? CriuPrograms{} : without_iptables();
-  const CriuPart part;
-  LazyMemory lazy(request.lazy);
-  const base::Fd netns = netns_of(request.init);
-  std::optional<NetState> network;
-  std::future<NetSettings> settings;  // some 600 files, read beside the dump
-  const Halt halt{"post-dump", [&] {
-                    lazy.write(images.get());
-                    if (network) {
-                      network->settings = settings.get();
-                      base::write_file(request.images + kNetwork, network->render());
-                    }
-                    when_dumped();
-                  }};
-  CriuWork work_of{.what = "freeze the box into images",
-                   .log = request.log,
-                   .lock = request.lock,
-                   .halts = {&halt, 1},
-                   .prepare = {},
-                   .meanwhile = {},
-                   .request = {}};
-  // CRIU takes 10 ms to start. In these we find out what there is to know about the box.
-  int service = -1;
-  work_of.prepare = [&] {
-    if (nobody) ::fcntl(nobody.get(), F_SETFD, 0);
-    programs.use();
-    part.use();
-    lazy.use();
-    service = start_criu(programs.criu);
-  };
-  constexpr char kOurNetwork = 1, kInnerConnections = 2;
-  work_of.meanwhile = [&] {
+/// What it needs to know of the box in the end, in CriuChild::run()'s byte.
+constexpr char kOurNetwork = 1, kInnerConnections = 2;
+
+struct Dump::State {
+  explicit State(DumpRequest wanted)
+      : request(std::move(wanted)),
+        images(base::open(request.images, O_RDONLY | O_DIRECTORY)),
+        work(base::open(request.work, O_RDONLY | O_DIRECTORY)),
+        nobody(request.lazy ? closed_socket() : base::Fd()),
+        config("log-file " + request.log + "\n" +
+               (request.lazy ? std::format("lazy-pages\nps-socket {}\n", nobody.get()) : "")),
+        lazy(request.lazy),
+        netns(netns_of(request.init)) {
+    start();
+  }
+
+  void start() {
+    old_iptables = has_old_iptables(group.pids());
+    programs = old_iptables ? CriuPrograms{} : without_iptables();
+    child.emplace(CriuWork{.what = "freeze the box into images",
+                           .log = request.log,
+                           .lock = request.lock,
+                           .halts = {&halt, 1},
+                           .prepare = [this] { start_in_child(); },
+                           .request = [this](char told) { return dump_in_child(told); }});
+  }
+
+  void run() {
+    const std::vector<pid_t> pids = group.pids();
+    if (has_old_iptables(pids) != old_iptables) {  // it has made some meanwhile
+      child.reset();
+      start();
+    }
     auto recorded = std::async(std::launch::async, [&] { return NetState::record(pids, netns.get()); });
     auto inner = std::async(std::launch::async, [&] { return has_inner_connections(request.init); });
     if (request.own_groups)
@@ -232,9 +223,27 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
     if (network)
       settings =
           std::async(std::launch::async, [&] { return read_net_settings(netns.get(), request.id_base); });
-    return static_cast<char>((network ? kOurNetwork : 0) | (inner.get() ? kInnerConnections : 0));
-  };
-  work_of.request = [&](char told) {
+    child->run(static_cast<char>((network ? kOurNetwork : 0) | (inner.get() ? kInnerConnections : 0)));
+  }
+
+  void post_dump() {
+    lazy.write(images.get());
+    if (network) {
+      network->settings = settings.get();
+      base::write_file(request.images + kNetwork, network->render());
+    }
+    when_dumped();
+  }
+
+  void start_in_child() {
+    if (nobody) ::fcntl(nobody.get(), F_SETFD, 0);
+    programs.use();
+    part.use();
+    lazy.use();
+    service = start_criu(programs.criu);
+  }
+
+  int dump_in_child(char told) const {
     Options options = make_options(programs.criu);
     criu_opts* o = options.get();
     criu_local_set_service_fd(o, service);
@@ -263,11 +272,37 @@ void Criu::dump(const DumpRequest& request, const std::function<void()>& when_du
     while (::wait(nullptr) > 0 || errno == EINTR) {
     }
     return done;
-  };
-  in_child(work_of);
+  }
+
+  const DumpRequest request;
+  const Cgroup group{request.cgroup};
+  const base::Fd images, work;
+  // After a lazy dump CRIU serves the memory, on a connection of which nobody has the other end:
+  // so it ends at once. We read the memory from the frozen processes.
+  const base::Fd nobody;
+  const ConfigFile config;
+  const CriuPart part;
+  LazyMemory lazy;
+  const base::Fd netns;
+  bool old_iptables = false;
+  CriuPrograms programs;
+  std::function<void()> when_dumped;
+  std::optional<NetState> network;
+  std::future<NetSettings> settings;  // some 600 files, read beside the dump
+  const Halt halt{"post-dump", [this] { post_dump(); }};
+  int service = -1;  ///< in the child
+  std::optional<CriuChild> child;
+};
+
+Dump::Dump(DumpRequest request) : state_(std::make_unique<State>(std::move(request))) {}
+Dump::~Dump() = default;
+
+void Dump::run(std::function<void()> when_dumped) {
+  state_->when_dumped = std::move(when_dumped);
+  state_->run();
 }
 
-pid_t Criu::restore(const RestoreRequest& request) {
+pid_t restore(const RestoreRequest& request) {
   base::Fd images = base::open(request.images, O_RDONLY | O_DIRECTORY);
   base::Fd work = base::open(request.work, O_RDONLY | O_DIRECTORY);
   forget_link_state(images.get());
@@ -350,13 +385,13 @@ pid_t Criu::restore(const RestoreRequest& request) {
     if (own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
     return criu_local_restore(o);
   };
-  in_child({.what = "restore the box from images",
-            .log = request.log,
-            .lock = request.lock,
-            .halts = halts,
-            .prepare = {},
-            .meanwhile = {},
-            .request = [&](char) { return in_group(group, restore); }});
+  CriuChild({.what = "restore the box from images",
+             .log = request.log,
+             .lock = request.lock,
+             .halts = halts,
+             .prepare = {},
+             .request = [&](char) { return in_group(group, restore); }})
+      .run(0);
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
   // What CRIU does not carry over.

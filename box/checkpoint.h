@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -55,32 +56,33 @@ RestoreRequest restore_of(const Paths& paths, const Config& config);
 /// The name is CRIU's (criu/include/uffd.h, 4.2).
 inline constexpr const char* kPagerSocket = "lazy-pages.socket";
 
-/// Freezes a box's processes into files and makes processes of them again. An interface,
-/// because a box in a virtual machine or a test would do it in another way.
-class Checkpointer {
+/// Freezes a box's processes into files, by CRIU through its library (criu(8), libcriu 4.2). A failure
+/// carries CRIU's own error lines and the path of its log.
+class Dump {
  public:
-  virtual ~Checkpointer() = default;
-  [[nodiscard]] virtual std::string version() = 0;
-  /// Whether this node can restore a box before its memory is here (userfaultfd(2) with fork,
-  /// remap and unmap events).
-  [[nodiscard]] virtual bool can_restore_lazily() = 0;
-  /// The box stays as it is: its processes are held by the freezer, with all connections.
+  /// Starts CRIU, which takes some 10 ms: best before the box is frozen.
+  explicit Dump(DumpRequest request);
+  Dump(const Dump&) = delete;
+  Dump& operator=(const Dump&) = delete;
+  ~Dump();
+  /// Of the frozen box, once. It stays as it is: its processes are held by the freezer, with all connections.
   /// `when_dumped` runs at the moment that the images belong to: the files of the private layer
   /// that they name are there then (CRIU gives deleted files a name for as long), and not later.
-  virtual void dump(const DumpRequest& request, const std::function<void()>& when_dumped) = 0;
-  /// Makes the processes, frozen: not one instruction of the box has run when it returns.
-  virtual pid_t restore(const RestoreRequest& request) = 0;
+  void run(std::function<void()> when_dumped);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
-/// CRIU through its library (criu(8), libcriu 4.2). A failure carries CRIU's own error lines
-/// and the path of its log.
-class Criu : public Checkpointer {
- public:
-  std::string version() override;
-  bool can_restore_lazily() override;
-  void dump(const DumpRequest& request, const std::function<void()>& when_dumped) override;
-  pid_t restore(const RestoreRequest& request) override;
-};
+/// Makes the processes again, by CRIU: frozen. Not one instruction of the box has run when it returns, with
+/// process 1.
+pid_t restore(const RestoreRequest& request);
+
+std::string criu_version();
+/// Whether this node can restore a box before its memory is here (userfaultfd(2) with fork, remap and unmap
+/// events).
+bool can_restore_lazily();
 
 /// After a crash of ours CRIU may still be at work on the box, and letting go of it. Returns when
 /// nobody holds `lock` any more; throws after a minute.

@@ -77,13 +77,13 @@ int start_criu(const std::string& program) {
   return child < 0 ? -1 : ends[0];
 }
 
-void in_child(const CriuWork& work) {
-  base::Fd guard = base::open(work.lock, O_RDWR | O_CREAT);
-  base::Pipe question = base::make_pipe(), answer = base::make_pipe();
+CriuChild::CriuChild(CriuWork work)
+    : work_(std::move(work)), question_(base::make_pipe()), answer_(base::make_pipe()) {
+  base::Fd guard = base::open(work_.lock, O_RDWR | O_CREAT);
   const pid_t parent = ::getpid();
-  pid_t child = ::fork();
-  if (child < 0) throw base::sys_error("cannot start a process");
-  if (child == 0) {
+  child_ = ::fork();
+  if (child_ < 0) throw base::sys_error("cannot start a process");
+  if (child_ == 0) {
     // With this process CRIU's request socket goes: CRIU then lets the box be and ends.
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);
@@ -93,71 +93,72 @@ void in_child(const CriuWork& work) {
     // CRIU inherits it, what it restores does not: so it tells whether CRIU is at work.
     ::flock(guard.get(), LOCK_EX);
     ::fcntl(guard.get(), F_SETFD, 0);
-    question.read.close();
-    answer.write.close();
-    g_question = question.write.get();
-    g_answer = answer.read.get();
-    g_halts = work.halts;
+    question_.read.close();
+    answer_.write.close();
+    g_question = question_.write.get();
+    g_answer = answer_.read.get();
+    g_halts = work_.halts;
     // libcriu expects SIGCHLD to be blocked while it waits for what it restores.
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     ::sigprocmask(SIG_BLOCK, &set, nullptr);
-    if (work.prepare) work.prepare();
+    if (work_.prepare) work_.prepare();
     char told = 0;
-    ::_exit(::read(g_answer, &told, 1) == 1 && work.request(told) >= 0 ? 0 : 1);
+    ::_exit(::read(g_answer, &told, 1) == 1 && work_.request(told) >= 0 ? 0 : 1);
   }
-  guard.close();
-  question.write.close();
-  answer.read.close();
-  int status = 0;
-  const auto wait = [&] {
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
-  };
-  try {
-    const char told = work.meanwhile ? work.meanwhile() : '\0';
-    base::write_full(answer.write.get(), std::string_view(&told, 1), "the child that runs CRIU");
-  } catch (...) {
-    ::kill(child, SIGKILL);
-    wait();
-    throw;
-  }
+  question_.write.close();
+  answer_.read.close();
+}
 
+CriuChild::~CriuChild() {
+  if (child_ < 0) return;
+  ::kill(child_, SIGKILL);
+  wait();
+}
+
+void CriuChild::wait() {
+  while (::waitpid(child_, &status_, 0) < 0 && errno == EINTR) {
+  }
+  child_ = -1;
+}
+
+void CriuChild::run(char told) {
+  base::write_full(answer_.write.get(), std::string_view(&told, 1), "the child that runs CRIU");
   auto deadline = std::chrono::steady_clock::now() + kDeadline;
   bool timed_out = false;
   std::exception_ptr failure;
   for (;;) {
     auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    pollfd p{question.read.get(), POLLIN, 0};
+    pollfd p{question_.read.get(), POLLIN, 0};
     int n = ::poll(&p, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
     if (n < 0 && errno == EINTR) continue;
     char c = 0;
     if (n <= 0) {
       timed_out = true;
-      ::kill(child, SIGKILL);
+      ::kill(child_, SIGKILL);
       break;
     }
-    if (::read(question.read.get(), &c, 1) <= 0) break;  // it has ended
+    if (::read(question_.read.get(), &c, 1) <= 0) break;  // it has ended
     try {
-      work.halts[static_cast<size_t>(c)].work();
+      work_.halts[static_cast<size_t>(c)].work();
     } catch (...) {
       failure = std::current_exception();
     }
-    base::write_full(answer.write.get(), failure ? "n" : "y", "the child that runs CRIU");
+    base::write_full(answer_.write.get(), failure ? "n" : "y", "the child that runs CRIU");
   }
   wait();
   if (failure) std::rethrow_exception(failure);
   if (timed_out)
-    throw base::error("CRIU did not finish to {} in {} minutes", work.what, kDeadline.count())
-        .hint("its log is " + work.log);
-  if (status != 0) {
-    if (auto known = criu_reason(base::read_file_if_exists(work.log, 256 << 20).value_or("")))
-      throw base::error("CRIU could not {}: {}", work.what, known->sentence).hint(known->hint);
-    std::string lines = error_lines(work.log);
-    throw base::error("CRIU could not {}{}{}", work.what, lines.empty() ? "" : ": ", lines)
-        .hint("the whole log is " + work.log);
+    throw base::error("CRIU did not finish to {} in {} minutes", work_.what, kDeadline.count())
+        .hint("its log is " + work_.log);
+  if (status_ != 0) {
+    if (auto known = criu_reason(base::read_file_if_exists(work_.log, 256 << 20).value_or("")))
+      throw base::error("CRIU could not {}: {}", work_.what, known->sentence).hint(known->hint);
+    std::string lines = error_lines(work_.log);
+    throw base::error("CRIU could not {}{}{}", work_.what, lines.empty() ? "" : ": ", lines)
+        .hint("the whole log is " + work_.log);
   }
 }
 

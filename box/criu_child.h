@@ -1,7 +1,11 @@
 #pragma once
+#include <sys/types.h>
+
 #include <functional>
 #include <span>
 #include <string>
+
+#include "base/fd.h"
 
 namespace box {
 
@@ -11,18 +15,38 @@ struct Halt {
   std::function<void()> work;
 };
 
-/// What CRIU is to do, by a child of ours: so a CRIU that hangs does not hang us.
+/// What CRIU is to do.
 struct CriuWork {
   std::string what;  ///< for messages: "freeze the box into images"
   std::string log, lock;
   std::span<const Halt> halts;
-  std::function<void()> prepare;     ///< in the child, at once
-  std::function<char()> meanwhile;   ///< here, beside that; `request` is told its result
-  std::function<int(char)> request;  ///< in the child: returns libcriu's result, has told it of on_notify
+  std::function<void()> prepare;  ///< in the child, at once
+  std::function<int(char)>
+      request;  ///< in the child, later: returns libcriu's result, has told it of on_notify
 };
-/// At a notification of CRIU's that is among `halts` the child waits while its work runs here; what that
-/// throws makes CRIU give up, and is thrown. CRIU holds `lock` as long as it lives.
-void in_child(const CriuWork& work);
+
+/// A child of ours that has CRIU do it, so that a CRIU that hangs does not hang us, and so that it can enter
+/// the box's control group. CRIU holds the lock as long as it lives.
+class CriuChild {
+ public:
+  explicit CriuChild(CriuWork work);
+  CriuChild(const CriuChild&) = delete;
+  CriuChild& operator=(const CriuChild&) = delete;
+  /// Ends one that has not run.
+  ~CriuChild();
+  /// Once. `told` is for `request`. At a notification of CRIU's that is among the halts the child waits while
+  /// its work runs here; what that throws makes CRIU give up, and is thrown.
+  void run(char told);
+
+ private:
+  void wait();
+
+  const CriuWork work_;
+  base::Pipe question_, answer_;
+  pid_t child_ = -1;
+  int status_ = 0;
+};
+
 int on_notify(const char* action);
 
 /// Starts CRIU, as libcriu would when there is a request (swrk_connect() of its lib/c/criu.c): it waits for

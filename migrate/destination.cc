@@ -149,7 +149,7 @@ class DestinationNode {
     box::mount_root(context_, hello_.config, paths_);
     auto request = box::restore_of(paths_, hello_.config);
     request.lazy = hello_.lazy;
-    box::Criu().restore(request);
+    box::restore(request);
     on_disk.get();
     return State::kPrepared;
   }

@@ -143,11 +143,11 @@ std::string here() {
 /// CRIU is there and knows this kernel; the limits that it runs into are lifted.
 std::string require_criu(bool lazy) {
   // Also where it is not needed: what CRIU learns by it is learnt before the box is frozen.
-  const bool can_be_lazy = box::Criu().can_restore_lazily();
+  const bool can_be_lazy = box::can_restore_lazily();
   if (lazy && !can_be_lazy)
     throw base::error("the kernel of {} has no userfaultfd, so memory cannot follow a box there", here())
         .hint("choose another node, or --mode stop");
-  const std::string criu = box::Criu().version();
+  const std::string criu = box::criu_version();
   const auto kernel = kernel_version();
   // Linux 6.16 answers EOPNOTSUPP to an option that older CRIU reads from each socket, and 6.13
   // changed the vDSO's layout.

@@ -129,7 +129,7 @@ class Restoring {
     box::mount_root(context_, hello_.config, paths_);
     auto request = box::restore_of(paths_, hello_.config);
     request.close_connections = true;
-    box::Criu().restore(request);
+    box::restore(request);
     on_disk.get();
     base::pause_point("restore.restored");
     base::check_interrupt();

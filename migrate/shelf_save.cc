@@ -115,6 +115,7 @@ class Saving {
     const auto init = box::find_init(group_);
     if (!init) throw base::error("box {} has ended while it was being saved", name_);
     base::check_interrupt();
+    box::Dump dump(box::dump_of(paths_, config_, *init));
     gate_.emplace(box::host_end_name(name_));
     Step step(context_.progress, report_.phases, "dump");
     frozen_at_ = Clock::now();
@@ -122,7 +123,7 @@ class Saving {
     freeze_quiet(group_);
     require_movable(config_, group_.pids(), *init);  // what has come since the preflight
     base::pause_point("checkpoint.frozen");
-    box::Criu().dump(box::dump_of(paths_, config_, *init), [&] {
+    dump.run([&] {
       SendOptions options;
       options.final = true;
       if (box::has_image(paths_))

@@ -58,7 +58,7 @@ class SourceNode {
         name_(request.box),
         paths_(box::paths_of(context, request.box)),
         group_(paths_.cgroup),
-        goal_(request.goal.resolved(DirtyMemory::supported() && box::Criu().can_restore_lazily())),
+        goal_(request.goal.resolved(DirtyMemory::supported() && box::can_restore_lazily())),
         lazy_(goal_.mode != Mode::kStop),
         transport_(request.rsh, request.to, {"drover-node", "receive"}),
         wire_(transport_.in(), transport_.out(), 60s),
@@ -194,6 +194,9 @@ class SourceNode {
     base::check_interrupt();
     wire_.expect_silence();
     if (memory()) memory()->require_connection();
+    auto request = box::dump_of(paths_, hello_.config, *init);
+    request.lazy = lazy_;
+    box::Dump dump(std::move(request));
     box::Gate gate(box::host_end_name(name_));
     catcher_.emplace(hello_.config.mac);
     frozen_at_ = Clock::now();
@@ -203,11 +206,9 @@ class SourceNode {
     rounds_.last_memory();
     Step step = phase("dump");
     Report::Phase round{"last round"}, images{"images"};
-    auto request = box::dump_of(paths_, hello_.config, *init);
-    request.lazy = lazy_;
     std::optional<Rounds::ImagesAhead> ahead;
     if (lazy_) ahead.emplace(rounds_);
-    box::Criu().dump(request, [&] {
+    dump.run([&] {
       const auto start = Clock::now();
       if (ahead) images.bytes = ahead->end();
       images.ms = ms_since(start);
