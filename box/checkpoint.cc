@@ -191,8 +191,7 @@ struct Dump::State {
         nobody(request.lazy ? closed_socket() : base::Fd()),
         config("log-file " + request.log + "\n" +
                (request.lazy ? std::format("lazy-pages\nps-socket {}\n", nobody.get()) : "")),
-        lazy(request.lazy),
-        netns(netns_of(request.init)) {
+        lazy(request.lazy) {
     start();
   }
 
@@ -213,6 +212,7 @@ struct Dump::State {
       child.reset();
       start();
     }
+    netns = netns_of(request.init);
     auto recorded = std::async(std::launch::async, [&] { return NetState::record(pids, netns.get()); });
     auto inner = std::async(std::launch::async, [&] { return has_inner_connections(request.init); });
     if (request.own_groups)
@@ -283,7 +283,7 @@ struct Dump::State {
   const ConfigFile config;
   const CriuPart part;
   LazyMemory lazy;
-  const base::Fd netns;
+  base::Fd netns;
   bool old_iptables = false;
   CriuPrograms programs;
   std::function<void()> when_dumped;
