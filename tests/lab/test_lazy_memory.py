@@ -67,9 +67,12 @@ def migrate(lab, tmp_path, script):
                                          "--mode postcopy --force", check=False, timeout=100)
 
 
+def log_of_criu(lab, node):
+    return lab.node(node).path("/run/drover/log/hidden.criu.log").read_text()
+
+
 def lazy_pages_of_criu(lab):
-    log = lab.node("node1").path("/run/drover/log/hidden.criu.log").read_text()
-    return sum(int(number) for number in re.findall(r"Pagemap generated: \d+ pages \((\d+) lazy\)", log))
+    return sum(int(number) for number in re.findall(r"Pagemap generated: \d+ pages \((\d+) lazy\)", log_of_criu(lab, "node1")))
 
 
 @pytest.mark.limit(120)
@@ -78,8 +81,13 @@ def test_criu_without_it_looks_at_each_page(lab, box, tmp_path):
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["outcome"] == "moved"
     assert lazy_pages_of_criu(lab) > 8000
+    # Nor does it pack a tmpfs. What tar has packed, tar unpacks.
+    assert "drover: packed" not in log_of_criu(lab, "node1")
+    assert "drover: unpacked" not in log_of_criu(lab, "node2")
     goes_on(box)
     box.migrate("--mode", "postcopy", "--force")  # and back, with it
+    assert "drover: packed" in log_of_criu(lab, "node2")
+    assert "drover: unpacked" in log_of_criu(lab, "node1")
     goes_on(box)
 
 
