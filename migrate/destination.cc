@@ -14,7 +14,7 @@
 #include "base/undo.h"
 #include "box/box.h"
 #include "box/cgroup.h"
-#include "box/checkpoint.h"
+#include "box/restore.h"
 #include "box/frames.h"
 #include "box/network.h"
 #include "box/ownership.h"

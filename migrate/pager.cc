@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "box/checkpoint.h"
+#include "box/restore.h"
 #include "migrate/guard.h"
 #include "migrate/local_socket.h"
 

@@ -19,7 +19,7 @@
 #include "box/announce.h"
 #include "box/cgroup.h"
 #include "box/cgroup_tree.h"
-#include "box/checkpoint.h"
+#include "box/criu.h"
 #include "box/claims.h"
 #include "box/network.h"
 #include "box/ownership.h"

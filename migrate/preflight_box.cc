@@ -21,7 +21,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "box/checkpoint.h"
+#include "box/dump.h"
 #include "migrate/preflight_socket.h"
 #include "migrate/quiet.h"
 

@@ -8,7 +8,7 @@
 #include "base/pause.h"
 #include "box/abandoned.h"
 #include "box/cgroup.h"
-#include "box/checkpoint.h"
+#include "box/criu.h"
 #include "box/runtime.h"
 #include "migrate/arrival.h"
 #include "migrate/preflight.h"

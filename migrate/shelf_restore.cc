@@ -11,7 +11,7 @@
 #include "base/undo.h"
 #include "box/box.h"
 #include "box/cgroup.h"
-#include "box/checkpoint.h"
+#include "box/restore.h"
 #include "box/network.h"
 #include "box/ownership.h"
 #include "box/rootfs.h"

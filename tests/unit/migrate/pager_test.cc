@@ -23,7 +23,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/mount.h"
-#include "box/checkpoint.h"
+#include "box/restore.h"
 #include "migrate/guard.h"
 #include "migrate/local_socket.h"
 #include "migrate/stream.h"

@@ -1,14 +1,11 @@
 #pragma once
 #include <sys/types.h>
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "box/cgroup.h"
 #include "box/config.h"
 #include "box/node.h"
 
@@ -33,28 +30,8 @@ struct DumpRequest {
   bool lazy = false;
 };
 
-struct RestoreRequest {
-  std::string images;  ///< shared with the box: its own tasks read some of them
-  /// As above. Of a lazy box CRIU connects to the socket kPagerSocket in it, and hands over each
-  /// task's userfaultfd(2).
-  std::string work;
-  std::string log;
-  std::string root;
-  std::string cgroup;  ///< exists and is empty; frozen afterwards
-  Config config;       ///< the box's cable is made by it, shut
-  std::string lock;    ///< as above
-  bool lazy = false;   ///< as above
-  /// TCP connections come back closed, listening sockets as they were: the other ends have gone on without
-  /// it.
-  bool close_connections = false;
-};
-
-/// All that follows from whose they are; neither lazy nor with closed connections.
+/// All that follows from whose it is; not lazy.
 DumpRequest dump_of(const Paths& paths, const Config& config, pid_t init);
-RestoreRequest restore_of(const Paths& paths, const Config& config);
-
-/// The name is CRIU's (criu/include/uffd.h, 4.2).
-inline constexpr const char* kPagerSocket = "lazy-pages.socket";
 
 /// Freezes a box's processes into files, by CRIU through its library (criu(8), libcriu 4.2). A failure
 /// carries CRIU's own error lines and the path of its log.
@@ -74,18 +51,5 @@ class Dump {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-/// Makes the processes again, by CRIU: frozen. Not one instruction of the box has run when it returns, with
-/// process 1.
-pid_t restore(const RestoreRequest& request);
-
-std::string criu_version();
-/// Whether this node can restore a box before its memory is here (userfaultfd(2) with fork, remap and unmap
-/// events).
-bool can_restore_lazily();
-
-/// After a crash of ours CRIU may still be at work on the box, and letting go of it. Returns when
-/// nobody holds `lock` any more; throws after a minute.
-void wait_for_criu(const std::string& lock);
 
 }  // namespace box
