@@ -114,6 +114,12 @@ void mount_layer(const base::Context& context, const templates::Store& store, co
   loop.release();  // autoclear: it goes with the mount
 }
 
+/// Under the lock.
+void mount_all_layers(const base::Context& context, const Config& config) {
+  const templates::Store store(context.state_dir);
+  for (const auto& layer : config.layers) mount_layer(context, store, layer);
+}
+
 }  // namespace
 
 void make_private_layer(const Config& config, const Paths& paths) {
@@ -123,11 +129,20 @@ void make_private_layer(const Config& config, const Paths& paths) {
   base::make_directories(paths.priv + "/work", 0700);
 }
 
+std::vector<std::string> mount_layers(const base::Context& context, const Config& config) {
+  const Lock lock = lock_layers(context);
+  mount_all_layers(context, config);
+  std::vector<std::string> top_first;
+  for (const auto& layer : config.layers)
+    top_first.insert(top_first.begin(), layer_dir(context, layer.digest));
+  return top_first;
+}
+
 void mount_root(const base::Context& context, const Config& config, const Paths& paths) {
   const Lock lock = lock_layers(context);
-  const templates::Store store(context.state_dir);
   make_run_directory(context, paths);
   base::make_directories(paths.root, 0711);
+  mount_all_layers(context, config);
   if (config.image_bytes != 0) mount_image(config, paths);
   const base::Fd map = id_map(config.id_base);
 
@@ -135,7 +150,6 @@ void mount_root(const base::Context& context, const Config& config, const Paths&
   std::vector<base::Mount> clones;
   std::string lower;
   for (size_t i = config.layers.size(); i-- > 0;) {  // overlayfs wants the top one first
-    mount_layer(context, store, config.layers[i]);
     const std::string at = paths.run + "/lower" + std::to_string(i);
     clones.push_back(clone_shifted(layer_dir(context, config.layers[i].digest), at, map.get()));
     lower += (lower.empty() ? "" : ":") + at;
@@ -162,12 +176,15 @@ void unmount_root(const base::Context& context, const Paths& paths) {
 
   std::set<std::string> used;
   auto note_used = [&](const Paths& p) {
-    if (!base::is_mount_point(p.root)) return;
     if (auto text = base::read_file_if_exists(p.config))
       for (const auto& layer : Config::parse(*text).layers) used.insert(layer_dir(context, layer.digest));
   };
-  for (const auto& name : box_names(context)) note_used(paths_of(context, name));
-  for (const auto& name : arriving_names(context)) note_used(arriving_paths_of(context, name));
+  // In this order: one that has arrived goes from the former to the latter.
+  for (const auto& name : arriving_names(context))
+    if (const Paths arriving = arriving_paths_of(context, name); arriving.dir != paths.dir)
+      note_used(arriving);
+  for (const auto& name : box_names(context))
+    if (const Paths box = paths_of(context, name); base::is_mount_point(box.root)) note_used(box);
   for (const auto& layer : base::mounts_below(context.run_dir + "/layers"))
     if (!used.contains(layer)) base::unmount_if_mounted(layer);
 }

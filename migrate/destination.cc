@@ -14,11 +14,11 @@
 #include "base/undo.h"
 #include "box/box.h"
 #include "box/cgroup.h"
-#include "box/restore.h"
 #include "box/frames.h"
 #include "box/network.h"
 #include "box/ownership.h"
 #include "box/ready_for_criu.h"
+#include "box/restore.h"
 #include "box/rootfs.h"
 #include "box/runtime.h"
 #include "box/volume.h"
@@ -28,6 +28,7 @@
 #include "migrate/memory.h"
 #include "migrate/pages.h"
 #include "migrate/preflight.h"
+#include "migrate/read_ahead.h"
 #include "migrate/settle.h"
 #include "migrate/stream.h"
 #include "migrate/tree.h"
@@ -115,6 +116,7 @@ class DestinationNode {
     undo_.add("drop the arriving box", [this] { drop_arrival(context_, hello_.config.name); });
     // All that does not depend on the box's last moments is ready before it is frozen.
     move_ = begin_arrival(context_, hello_.config, hello_.id, hello_.from, hello_.config.epoch, hello_.lazy);
+    read_ahead_.emplace(box::mount_layers(context_, hello_.config), hello_.files);
     return State::kRounds;
   }
 
@@ -144,6 +146,7 @@ class DestinationNode {
   // from: kRounds. to: kPrepared. The box's processes exist afterwards; none has run.
   State restore() {
     base::pause_point("destination.restoring");
+    read_ahead_.reset();
     base::Fd layer = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
     auto on_disk = std::async(std::launch::async, [&] { sync_tree(layer.get()); });
     box::mount_root(context_, hello_.config, paths_);
@@ -213,6 +216,7 @@ class DestinationNode {
   const box::ReadyForCriu ready_;
   std::optional<box::Move> move_;
   base::Undo undo_;
+  std::optional<ReadAhead> read_ahead_;  // before what undo_ takes away
   bool wire_lost_ = false;
 };
 

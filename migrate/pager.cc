@@ -4,6 +4,7 @@
 #include <linux/userfaultfd.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -113,6 +114,8 @@ void Pager::run(Wire& wire) {
                                  {lanes_.listener(), POLLIN, 0},
                                  {lanes_.arrivals(), POLLIN, 0}};
     for (const auto& space : spaces_) waits.push_back({final_ ? space.fault.get() : -1, POLLIN, 0});
+    // The last steps of CRIU and the first of the box go first on this processor.
+    if (giving && Clock::now() - *restored_at_ < kFirstSteps) ::sched_yield();
     const int timeout = giving ? 0 : restored_at_ && box_goes_first() ? 5 : 500;
     if (::poll(waits.data(), waits.size(), timeout) < 0 && errno != EINTR)
       throw base::sys_error("cannot wait for page faults");

@@ -19,11 +19,12 @@
 #include "box/announce.h"
 #include "box/cgroup.h"
 #include "box/cgroup_tree.h"
-#include "box/criu.h"
 #include "box/claims.h"
+#include "box/criu.h"
 #include "box/network.h"
 #include "box/ownership.h"
 #include "box/volume.h"
+#include "migrate/mapped.h"
 #include "migrate/preflight_box.h"
 #include "migrate/rules.h"
 
@@ -215,26 +216,6 @@ std::vector<std::string> cpu_flags() {
 uint64_t memory_of(const std::vector<pid_t>& pids) { return rolled_up(pids, {"Pss_Anon:", "Pss_Shmem:"}); }
 uint64_t huge_memory_of(const std::vector<pid_t>& pids) { return rolled_up(pids, {"AnonHugePages:"}); }
 
-std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper) {
-  std::set<std::pair<dev_t, ino_t>> files;
-  for (pid_t pid : pids) {
-    std::ifstream in("/proc/" + std::to_string(pid) + "/maps");
-    for (std::string line; std::getline(in, line);) {
-      std::istringstream fields(line);
-      std::string range, mode, offset, device, inode, path;
-      fields >> range >> mode >> offset >> device >> inode >> std::ws;
-      std::getline(fields, path);
-      if (mode.size() < 4 || mode[1] != 'w' || mode[3] != 's' || !path.starts_with('/')) continue;
-      // In a box's mount namespace the path begins at the box's root. A newline stands as \012.
-      for (size_t at; (at = path.find("\\012")) != std::string::npos;) path.replace(at, 4, "\n");
-      auto fd = base::open_beneath(upper, path.substr(1), O_PATH | O_NOFOLLOW);
-      struct stat s{};
-      if (fd && ::fstat(fd->get(), &s) == 0) files.emplace(s.st_dev, s.st_ino);
-    }
-  }
-  return files;
-}
-
 uint64_t available_memory() {
   std::istringstream in(base::read_file("/proc/meminfo"));
   for (std::string line; std::getline(in, line);)
@@ -267,6 +248,7 @@ Hello inspect_source(const base::Context& context, const box::Status& status, bo
   if (status.config.start.control_groups) box::CgroupTree::check(group);
   hello.memory_bytes = memory_of(group.pids()) + deleted_bytes(group.pids());
   hello.private_bytes = disk_usage(box::sent_directory(paths));
+  hello.files = mapped_files(group.pids());
   require_space(context.run_dir, (lazy ? 0 : hello.memory_bytes) + 16 * kMiB,
                 "the memory of box " + status.config.name);
   return hello;
@@ -336,7 +318,8 @@ nlohmann::json Hello::json() const {
           {"memory_bytes", memory_bytes},
           {"private_bytes", private_bytes},
           {"lazy", lazy},
-          {"dry_run", dry_run}};
+          {"dry_run", dry_run},
+          {"files", files}};
 }
 
 Hello Hello::parse(const nlohmann::json& json) {
@@ -350,6 +333,7 @@ Hello Hello::parse(const nlohmann::json& json) {
     h.private_bytes = json.at("private_bytes");
     h.lazy = json.at("lazy");
     h.dry_run = json.at("dry_run");
+    h.files = json.value("files", h.files);
     h.config = box::Config::parse(json.at("box").get<std::string>());
   } catch (const nlohmann::json::exception&) {
     throw base::error("the other node's greeting lacks something, or it is of the wrong type");

@@ -3,9 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "base/context.h"
@@ -28,6 +26,7 @@ struct Hello {
   uint64_t private_bytes = 0;          ///< what the private layer takes on disk
   bool lazy = false;                   ///< its memory takes a connection of its own
   bool dry_run = false;                ///< nothing will come of it
+  std::vector<std::string> files;      ///< that its processes have mapped, see mapped_files()
 
   [[nodiscard]] nlohmann::json json() const;
   static Hello parse(const nlohmann::json& json);
@@ -55,8 +54,5 @@ uint64_t memory_of(const std::vector<pid_t>& pids);
 uint64_t huge_memory_of(const std::vector<pid_t>& pids);
 /// What this node could still give to processes, in bytes (MemAvailable of proc_meminfo(5)).
 uint64_t available_memory();
-/// Files of the private layer that the box's processes have mapped shared and writable, as
-/// (device, inode): a store through such a mapping leaves no trace that a scan could see.
-std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper);
 
 }  // namespace migrate

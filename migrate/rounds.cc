@@ -11,6 +11,7 @@
 #include "box/box.h"
 #include "box/volume.h"
 #include "migrate/huge.h"
+#include "migrate/mapped.h"
 #include "migrate/open_files.h"
 #include "migrate/pages.h"
 #include "migrate/preflight.h"

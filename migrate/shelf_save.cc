@@ -17,6 +17,7 @@
 #include "box/ownership.h"
 #include "box/volume.h"
 #include "migrate/checkpoint_file.h"
+#include "migrate/mapped.h"
 #include "migrate/preflight.h"
 #include "migrate/preflight_box.h"
 #include "migrate/quiet.h"

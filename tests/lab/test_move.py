@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import ROOT, until
-from moves import Box, Counter, increments_on_disk, remains
+from moves import Box, Counter, Halted, increments_on_disk, remains
 
 REPORT = ["box", "from", "to", "mode", "outcome", "epoch", "freeze_ms", "total_ms", "wire_bytes", "streams", "rounds", "bytes",
           "bandwidth", "dirty_rate", "predicted", "phases"]
@@ -250,6 +250,29 @@ def test_layers_come_from_the_source(lab, make_box):
     finally:
         for digest in layers:
             (store.parent / f"{digest}.away").unlink()
+
+
+@pytest.mark.limit(120)
+def test_layers_are_ready_before_the_freeze(lab, make_box, before, tmp_path):
+    """Mounted, and what the box's programs are made of is in memory: no restore waits for the destination's disk."""
+    box = make_box("early", "redis", 26).answers(6379)
+    layers = [digest.removeprefix("sha256:") for digest in box.show()["layers"]]
+    there = box.other()
+    program, library = box.exec("readlink", "-f", "/usr/bin/redis-server", "/lib/x86_64-linux-gnu/libc.so.6").stdout.split()
+    lab.exec(there, "sh", "-c", "sync; echo 3 >/proc/sys/vm/drop_caches")
+    move = Halted(box, "source.frozen", tmp_path)
+    try:
+        mounts = lab.exec(there, "cat", "/proc/self/mounts").stdout
+        assert [digest for digest in layers if f" /run/drover/layers/{digest} erofs " in mounts] == layers
+        for layer, path in ((layers[0], library), (layers[-1], program)):
+            size, cached = lab.exec(there, "fincore", "--bytes", "--noheadings", "--output", "SIZE,RES",
+                                    f"/run/drover/layers/{layer}{path}").stdout.split()
+            assert int(cached) >= int(size), path
+    finally:
+        move.kill("destination")
+        assert move.go_on() == 3
+    lab.exec(there, "drover-node", "recover")
+    assert not remains(lab, box, there, before)
 
 
 @pytest.mark.limit(120)

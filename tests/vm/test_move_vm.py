@@ -5,6 +5,7 @@ import json
 import os
 import re
 import threading
+import time
 
 import pytest
 from conftest import CLIENT, ROOT, until
@@ -144,6 +145,31 @@ def test_killed(guests, make_box, point, victim):  # noqa: F811
     assert box.states() == {owner: "running"}
     acknowledged = client.finish()  # on the connection that it has had from the beginning
     assert increments_on_disk(guests, box) >= acknowledged
+
+
+@contextlib.contextmanager
+def set_clocks(guests, jump):  # noqa: F811
+    for node in guests.nodes:
+        guests.sh(node, f"date -s '{jump}'")
+    try:
+        yield
+    finally:
+        for node in guests.nodes:
+            guests.sh(node, f"date -s @{int(time.time())}")
+
+
+@pytest.mark.parametrize("point, jump", [("source.frozen", "400 days"), ("destination.prepared", "-2 days"),
+                                         ("source.given", "400 days")])
+def test_clocks_jump(guests, make_box, point, jump):  # noqa: F811
+    """On both nodes, in the midst of a move: what has a deadline goes by a clock that nobody sets."""
+    box = make_box("timeless", "redis", 26).answers(6379)
+    client = Counter(guests, box.ip4)
+    move = Move(guests, box, point)
+    with set_clocks(guests, jump):
+        assert move.go_on() == 0, move.err
+        assert box.states() == {move.destination: "running"}
+        acknowledged = client.finish()
+        assert increments_on_disk(guests, box) >= acknowledged
 
 
 @pytest.mark.limit(300)

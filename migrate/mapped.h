@@ -1,0 +1,21 @@
+#pragma once
+#include <sys/types.h>
+
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace migrate {
+
+/// Files of the private layer that the box's processes have mapped shared and writable, as
+/// (device, inode): a store through such a mapping leaves no trace that a scan could see.
+std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper);
+
+/// Paths in the box, without the slash before them, of files that its processes have mapped: programs,
+/// libraries. Each once, in the order of the mappings; at most kMostMappedFiles, and none with other than
+/// printable ASCII.
+std::vector<std::string> mapped_files(const std::vector<pid_t>& pids);
+inline constexpr size_t kMostMappedFiles = 2000;
+
+}  // namespace migrate
