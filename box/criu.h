@@ -1,5 +1,10 @@
 #pragma once
+#include <sys/types.h>
+
 #include <string>
+#include <vector>
+
+#include "base/fd.h"
 
 namespace box {
 
@@ -11,5 +16,40 @@ bool can_restore_lazily();
 /// After a crash of ours CRIU may still be at work on the box, and letting go of it. Returns when
 /// nobody holds `lock` any more; throws after a minute.
 void wait_for_criu(const std::string& lock);
+
+/// Options that libcriu 4.2 has no call for go through a configuration file (criu(8)), here one
+/// in memory.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& text);
+  [[nodiscard]] const char* path() const { return path_.c_str(); }
+
+ private:
+  base::Fd fd_;
+  std::string path_;
+};
+
+/// What CRIU is asked for, through its library (criu(8), libcriu 4.2). What it asks back goes to on_notify()
+/// of criu_child.h. All that is named lives as long as the request.
+struct CriuRequest {
+  std::string program;  ///< a path, or a name in PATH
+  int images, work;     ///< directories, as in DumpRequest
+  const ConfigFile& config;
+  bool no_network = false;            ///< the network namespace is carried by us
+  std::vector<std::string> external;  ///< what is not the box's, as criu(8) has it
+};
+struct CriuDump : CriuRequest {
+  int service;  ///< of start_criu()
+  pid_t init;
+  std::string cgroup;
+  bool inner_connections;  ///< has connections of which both ends are in the box
+};
+struct CriuRestore : CriuRequest {
+  std::string root;
+  bool close_connections;
+};
+/// Negative: it failed; CRIU's log says why.
+int request(const CriuDump& dump);
+int request(const CriuRestore& restore);
 
 }  // namespace box

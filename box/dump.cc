@@ -1,8 +1,6 @@
 #include "box/dump.h"
 
-#include <criu/criu.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -17,10 +15,11 @@
 #include "base/fd.h"
 #include "box/cgroup.h"
 #include "box/cgroup_tree.h"
+#include "box/criu.h"
 #include "box/criu_child.h"
-#include "box/criu_options.h"
 #include "box/criu_part.h"
 #include "box/criu_programs.h"
+#include "box/images.h"
 #include "box/last_pid.h"
 #include "box/lazy_memory.h"
 #include "box/net_state.h"
@@ -135,31 +134,20 @@ struct Dump::State {
   }
 
   int dump_in_child(char told) const {
-    Options options = make_options(programs.criu);
-    criu_opts* o = options.get();
-    criu_local_set_service_fd(o, service);
-    set_common(o, images.get(), work.get(), config);
-    // Frames cannot reach the box, its cable is shut. What two of its own processes have between
-    // them is kept still by CRIU, which costs it 12 ms. (Its default runs iptables programs, at tens
-    // of milliseconds each.)
-    criu_local_set_network_lock(
-        o, (told & kInnerConnections) != 0 ? CRIU_NETWORK_LOCK_NFTABLES : CRIU_NETWORK_LOCK_SKIP);
-    criu_local_set_notify_cb(o, [](char* action, criu_notify_arg_t) { return on_notify(action); });
-    criu_local_set_pid(o, request.init);
-    criu_local_set_freeze_cgroup(o, request.cgroup.c_str());
-    // The freezer holds the box, not CRIU: so no process needs to live for the box to stay frozen.
-    criu_local_set_leave_running(o, true);
-    // A handshake that is under way is dropped; its client tries again by itself.
-    criu_local_set_tcp_skip_in_flight(o, true);
-    criu_local_set_ghost_limit(o, kMostGhostBytes);
-    if ((told & kOurNetwork) != 0)
-      criu_local_set_empty_ns(o, CLONE_NEWNET);
-    else
-      criu_local_add_external(o, ("veth[eth0]:" + request.host_end).c_str());
-    for (const char* device : kDevices)
-      criu_local_add_external(o, (std::string("mnt[/dev/") + device + "]:dev-" + device).c_str());
-    if (request.own_groups) criu_local_add_external(o, "mnt[/sys/fs/cgroup]:cgroup");
-    const int done = criu_local_dump(o);
+    CriuDump dump = {{.program = programs.criu,
+                      .images = images.get(),
+                      .work = work.get(),
+                      .config = config,
+                      .no_network = (told & kOurNetwork) != 0,
+                      .external = {}},
+                     service,
+                     request.init,
+                     request.cgroup,
+                     (told & kInnerConnections) != 0};
+    if (!dump.no_network) dump.external.push_back("veth[eth0]:" + request.host_end);
+    for (const char* device : kDevices) dump.external.push_back(std::format("mnt[/dev/{0}]:dev-{0}", device));
+    if (request.own_groups) dump.external.emplace_back("mnt[/sys/fs/cgroup]:cgroup");
+    const int done = box::request(dump);
     while (::wait(nullptr) > 0 || errno == EINTR) {
     }
     return done;

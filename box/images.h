@@ -3,6 +3,14 @@
 
 namespace box {
 
+// Beside CRIU's images: the control groups of a box that divides its own (docs/formats/box-images.md).
+inline constexpr const char* kGroups = "/groups.json";
+// Likewise, a network namespace that CRIU leaves to us (docs/formats/box-network.md).
+inline constexpr const char* kNetwork = "/network.json";
+// The devices that crun binds into a box from the node: CRIU takes them out by path and puts
+// the other node's in.
+inline constexpr const char* kDevices[] = {"null", "zero", "full", "tty", "random", "urandom"};
+
 /// Takes out of CRIU's images of routes (`route-N.img`, `route6-N.img` in the directory `images`) what the
 /// kernel tells of a route and does not take back: that its link is down. As CRIU 4.2 and Linux 6.18 are, a
 /// box that has a bridge without ports could not be restored ("Invalid rtm_flags").

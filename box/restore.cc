@@ -1,6 +1,5 @@
 #include "box/restore.h"
 
-#include <criu/criu.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <format>
 #include <functional>
 #include <future>
 #include <optional>
@@ -18,8 +18,8 @@
 #include "base/pause.h"
 #include "box/cgroup.h"
 #include "box/cgroup_tree.h"
+#include "box/criu.h"
 #include "box/criu_child.h"
-#include "box/criu_options.h"
 #include "box/criu_part.h"
 #include "box/criu_programs.h"
 #include "box/images.h"
@@ -120,36 +120,33 @@ pid_t restore(const RestoreRequest& request) {
   const ConfigFile config("log-file " + request.log + "\n" + (request.lazy ? "lazy-pages\n" : ""));
   const CriuPrograms programs = has_old_iptables(request.images) ? CriuPrograms{} : without_iptables();
   const CriuPart part;
-  const auto restore = [&] {
+  const auto in_child = [&] {
     // What CRIU restores is born into its own group and cgroup namespace: the box's.
     if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
     programs.use();
     part.use();
-    Options options = make_options(programs.criu);
-    criu_opts* o = options.get();
-    set_common(o, images.get(), work.get(), config);
-    // All sockets exist when CRIU ends its repair of them, and the cable is shut: nothing to lock out.
-    criu_local_set_network_lock(o, CRIU_NETWORK_LOCK_SKIP);
-    criu_local_set_root(o, request.root.c_str());
-    criu_local_set_tcp_close(o, request.close_connections);
-    criu_local_set_notify_cb(o, [](char* action, criu_notify_arg_t) { return on_notify(action); });
-    if (network)
-      criu_local_set_empty_ns(o, CLONE_NEWNET);
-    else
-      criu_local_add_external(o, ("netdev[eth0]:" + other_end_name(box.name)).c_str());
+    CriuRestore restore = {{.program = programs.criu,
+                            .images = images.get(),
+                            .work = work.get(),
+                            .config = config,
+                            .no_network = network.has_value(),
+                            .external = {}},
+                           request.root,
+                           request.close_connections};
+    if (!network) restore.external.push_back("netdev[eth0]:" + other_end_name(box.name));
     for (const char* device : kDevices)
-      criu_local_add_external(o, (std::string("mnt[dev-") + device + "]:/dev/" + device).c_str());
+      restore.external.push_back(std::format("mnt[dev-{0}]:/dev/{0}", device));
     // A mount of its own needs a cgroup namespace that the box's user namespace owns, and CRIU cannot make
     // one here. This is the same file system from the same group downwards.
-    if (own_groups) criu_local_add_external(o, ("mnt[cgroup]:" + request.cgroup).c_str());
-    return criu_local_restore(o);
+    if (own_groups) restore.external.push_back("mnt[cgroup]:" + request.cgroup);
+    return box::request(restore);
   };
   CriuChild({.what = "restore the box from images",
              .log = request.log,
              .lock = request.lock,
              .halts = halts,
              .prepare = {},
-             .request = [&](char) { return in_group(group, restore); }})
+             .request = [&](char) { return in_group(group, in_child); }})
       .run(0);
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
