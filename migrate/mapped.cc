@@ -28,6 +28,9 @@ void each_mapped_file(pid_t pid, See see) {
   }
 }
 
+/// JSON has one byte for it: so a greeting has room for all paths.
+bool is_plain(char c) { return c >= ' ' && c < 0x7f && c != '"' && c != '\\'; }
+
 }  // namespace
 
 std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper) {
@@ -47,8 +50,8 @@ std::vector<std::string> mapped_files(const std::vector<pid_t>& pids) {
   std::vector<std::string> files;
   for (const pid_t pid : pids)
     each_mapped_file(pid, [&](const std::string&, const std::string& path) {
-      if (files.size() < kMostMappedFiles && path.size() < 256 &&
-          std::ranges::all_of(path, [](char c) { return c >= ' ' && c < 0x7f; }) && seen.insert(path).second)
+      if (files.size() < kMostMappedFiles && path.size() < 256 && std::ranges::all_of(path, is_plain) &&
+          seen.insert(path).second)
         files.push_back(path);
     });
   return files;

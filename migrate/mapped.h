@@ -13,8 +13,8 @@ namespace migrate {
 std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper);
 
 /// Paths in the box, without the slash before them, of files that its processes have mapped: programs,
-/// libraries. Each once, in the order of the mappings; at most kMostMappedFiles, and none with other than
-/// printable ASCII.
+/// libraries. Each once, in the order of the mappings; at most kMostMappedFiles, none of 256 bytes or more,
+/// or with other than printable ASCII without quotes and backslashes.
 std::vector<std::string> mapped_files(const std::vector<pid_t>& pids);
 inline constexpr size_t kMostMappedFiles = 2000;
 

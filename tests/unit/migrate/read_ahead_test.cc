@@ -73,12 +73,13 @@ TEST_F(ReadAheads, NoPathLeadsOutAndNothingHolds) {
 TEST_F(ReadAheads, LayersThatAreNotThereAreNoFailure) { const ReadAhead read({to("gone")}, {"file"}); }
 
 TEST_F(ReadAheads, MappedFilesAreNamedOnce) {
-  const auto plain = make(to("plain")), other = make(to("gr\xc3\xbcn"));
-  void* const maps[] = {map_file(plain), map_file(plain), map_file(other)};
+  const auto plain = make(to("plain")), other = make(to("gr\xc3\xbcn")), quoted = make(to("\"quoted\""));
+  void* const maps[] = {map_file(plain), map_file(plain), map_file(other), map_file(quoted)};
   const auto files = mapped_files({::getpid(), 1 << 30});
   for (void* at : maps) ::munmap(at, kSize);
   EXPECT_EQ(1, std::ranges::count(files, plain.substr(1)));
-  EXPECT_EQ(0, std::ranges::count(files, other.substr(1)));  // JSON would not take any bytes
+  EXPECT_EQ(0, std::ranges::count(files, other.substr(1)));  // JSON takes no such bytes
+  EXPECT_EQ(0, std::ranges::count(files, quoted.substr(1)));
 }
 
 }  // namespace
