@@ -25,10 +25,13 @@ using Clock = std::chrono::steady_clock;
 
 // The destination waits for a slow disk between two messages.
 constexpr auto kPatience = 5min;
+// The destination's patience for a round is no greater; what takes longer has others between.
+constexpr auto kLongSilence = 1min;
 // For a dry run to measure.
 constexpr auto kMeasure = 1s;
-// For gathering memory into huge pages, while the box runs: at least, and of each GiB.
-constexpr std::chrono::milliseconds kCollapse = 10s, kCollapseEach = 5s;
+// For gathering memory into huge pages, while the box runs: at least, of each GiB, and at most: the
+// destination waits.
+constexpr std::chrono::milliseconds kCollapse = 10s, kCollapseEach = 5s, kCollapseMost = 3min;
 // Of the private layer: not worth a round of its own.
 constexpr uint64_t kSmallRound = 1 << 20;
 // While CRIU writes its images. They are sent again as long as they are younger than two ticks of ctime
@@ -51,7 +54,8 @@ BoxSize Rounds::prepare() {
   if (goal_.mode != Mode::kStop) {
     Step step(context_.progress, report_.phases, "gather");
     step.of_box = false;
-    const auto most = std::max(kCollapse, kCollapseEach * static_cast<int>(memory_of(group_.pids()) >> 30));
+    const auto most = std::clamp(kCollapseEach * static_cast<int>(memory_of(group_.pids()) >> 30), kCollapse,
+                                 kCollapseMost);
     step.bytes = collapse(box::processes_of(group_), most).bytes;
   }
   const auto pids = group_.pids();
@@ -116,7 +120,16 @@ void Rounds::memory_round(Plan& plan, int number, uint64_t files) {
   Step step(context_.progress, report_.phases, std::format("memory {}", number));
   auto processes = box::processes_of(group_);
   if (number == 0) written_ = dirty_->take(processes);
-  const Sent sent = memory_->push(processes, written_, [&](uint64_t done) { context_.progress.at(done); });
+  auto spoke = Clock::now();
+  const Sent sent = memory_->push(processes, written_, [&](uint64_t done) {
+    // Memory takes a connection of its own: on this one the destination waits, and not for ever.
+    if (Clock::now() - spoke > kLongSilence) {
+      send_layer(false);
+      wire_.expect_json(Frame::kRoundDone, kPatience);
+      spoke = Clock::now();
+    }
+    context_.progress.at(done);
+  });
   step.bytes = sent.bytes;
   written_.add(dirty_->take(box::processes_of(group_)));
   plan.sent(sent, written_.bytes() + files);
