@@ -13,15 +13,15 @@ inline constexpr const char* kPagerSocket = "lazy-pages.socket";
 
 struct RestoreRequest {
   std::string images;  ///< shared with the box: its own tasks read some of them
-  /// As above. Of a lazy box CRIU connects to the socket kPagerSocket in it, and hands over each
+  /// As in DumpRequest. Of a lazy box CRIU connects to the socket kPagerSocket in it, and hands over each
   /// task's userfaultfd(2).
   std::string work;
   std::string log;
   std::string root;
   std::string cgroup;  ///< exists and is empty; frozen afterwards
   Config config;       ///< the box's cable is made by it, shut
-  std::string lock;    ///< as above
-  bool lazy = false;   ///< as above
+  std::string lock;    ///< as in DumpRequest
+  bool lazy = false;   ///< likewise
   /// TCP connections come back closed, listening sockets as they were: the other ends have gone on without
   /// it.
   bool close_connections = false;
