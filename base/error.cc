@@ -1,5 +1,6 @@
 #include "base/error.h"
 
+#include <new>
 #include <system_error>
 
 namespace base {
@@ -26,6 +27,14 @@ Error& Error::exit(Exit code) & {
 }
 
 Error&& Error::exit(Exit code) && { return std::move(exit(code)); }
+
+Error as_error(const std::exception& caught) {
+  if (const auto* known = dynamic_cast<const Error*>(&caught)) return *known;
+  if (dynamic_cast<const std::bad_alloc*>(&caught)) return Error("no memory is left");
+  if (const auto* failed = dynamic_cast<const std::system_error*>(&caught))
+    return Error(std::string("the system refused: ") + failed->what());
+  return Error(std::string("this is a defect of drover: ") + caught.what());
+}
 
 std::string Error::render() const {
   std::string text = "error: " + message_ + "\n";

@@ -64,6 +64,9 @@ template <class... Args>
   return Error(std::format(fmt, std::forward<Args>(args)...));
 }
 
+/// What was caught, as an Error: also what the standard library throws where no thread or no memory is left.
+[[nodiscard]] Error as_error(const std::exception& caught);
+
 /// Runs `body`; an Error that leaves it gets `what` as one more context.
 template <class Body>
 decltype(auto) in_context(std::string_view what, Body&& body) {

@@ -41,13 +41,8 @@ std::string unescaped(std::string_view text) {
 /// Every mount point that this thread sees, the oldest first.
 std::vector<std::string> mount_points() {
   std::vector<std::string> points;
-  std::istringstream lines(read_file("/proc/thread-self/mountinfo"));
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields(line);
-    std::string id, parent, device, root, point;  // proc_pid_mountinfo(5)
-    fields >> id >> parent >> device >> root >> point;
-    points.push_back(unescaped(point));
-  }
+  for (auto& mount : parse_mountinfo(read_file("/proc/thread-self/mountinfo")))
+    points.push_back(std::move(mount.point));
   return points;
 }
 
@@ -67,6 +62,21 @@ void unmount_lazily(const std::string& target) {
 }
 
 }  // namespace
+
+std::vector<MountInfo> parse_mountinfo(const std::string& text) {
+  std::vector<MountInfo> mounts;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields(line);
+    std::string id, parent, device, root, point;
+    fields >> id >> parent >> device >> root >> point;
+    const size_t dash = line.find(" - ");
+    const std::string type =
+        dash == std::string::npos ? "" : line.substr(dash + 3, line.find(' ', dash + 3) - dash - 3);
+    mounts.push_back({id, device, unescaped(root), unescaped(point), type});
+  }
+  return mounts;
+}
 
 Mount Mount::make(const std::string& source, const std::string& target, const std::string& type,
                   unsigned long flags, const std::string& data) {

@@ -30,6 +30,17 @@ class [[nodiscard]] Mount {
   std::string target_;
 };
 
+/// A line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+struct MountInfo {
+  std::string id;
+  std::string device;  ///< "0:52"
+  std::string root;    ///< the directory of its file system that is mounted
+  std::string point;   ///< where
+  std::string type;    ///< of the file system
+};
+/// In the order of the file: of those in one place the last one is on top.
+std::vector<MountInfo> parse_mountinfo(const std::string& text);
+
 /// Whether something is mounted exactly there (from mountinfo of the calling thread).
 bool is_mount_point(const std::string& path);
 /// umount2(2) with MNT_DETACH; a path where nothing is mounted is fine.

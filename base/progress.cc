@@ -81,6 +81,10 @@ class Phases : public Progress {
     }
     active(true);
   }
+  void of(uint64_t total) final {
+    std::scoped_lock lock(mutex_);
+    if (!phases_.empty()) phases_.back().total = total;
+  }
   void at(uint64_t done) final {
     std::scoped_lock lock(mutex_);
     if (phases_.empty()) return;

@@ -18,6 +18,8 @@ class Progress {
   /// Begins a phase, perhaps within another one. `total` in bytes, or in steps when it is
   /// below 4096; 0 when it is not known.
   virtual void begin(std::string_view phase, uint64_t total) = 0;
+  /// The phase's total, where that is known only after it has begun.
+  virtual void of(uint64_t total) = 0;
   /// So much of the phase is done (absolute, not an increment).
   virtual void at(uint64_t done) = 0;
   virtual void end() = 0;

@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "box/netns.h"
+#include "box/network.h"
 
 namespace box {
 
@@ -223,11 +224,14 @@ Bridge look_at(const std::string& bridge) {
 base::Fd announce(int netns_fd, const Mac& mac, const std::vector<Address>& addresses) {
   base::Fd used;
   in_netns(netns_fd, [&] {
+    if (!is_set_up("eth0")) return;
     Wire wire("eth0", 0);
     bool v6 = false;
+    std::optional<Address> v4;
     for (const Address& address : addresses) {
       const std::span<const uint8_t> ip = address.bytes;
       if (address.is_v4()) {
+        v4 = v4.value_or(address);
         wire.send(arp(kArpRequest, mac, ip, Mac{}, ip));
         wire.send(arp(kArpReply, mac, ip, kBroadcast, ip));
       } else {
@@ -236,6 +240,10 @@ base::Fd announce(int netns_fd, const Mac& mac, const std::vector<Address>& addr
       }
     }
     if (v6) wire.send(advertisement(mac, mac.link_local()));
+    for (const Address& asked : unanswered_lookups("eth0")) {
+      if (asked.is_v4() && v4) wire.send(arp(kArpRequest, mac, v4->bytes, Mac{}, asked.bytes));
+      if (!asked.is_v4() && v6) wire.send(solicitation(mac, mac.link_local(), asked));
+    }
     used = std::move(wire).release();
   });
   return used;

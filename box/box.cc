@@ -278,7 +278,8 @@ void start_locked(const base::Context& context, const Config& config) {
     base::check_interrupt();
     start_container(context, config, paths);
     open_network(config);
-    announce_box(config, netns.get()).close();
+    await_carrier(config, netns.get());
+    announce(netns.get(), config.mac, config.addresses).close();
     base::write_file(paths.started, std::to_string(init) + "\n");
     undo.commit();
   });
@@ -349,13 +350,15 @@ void remove_box_dir(const base::Context& context, const std::string& dir) {
 
 std::vector<Status> list(const base::Context& context) {
   std::vector<Status> out;
-  for (const auto& name : box_names(context))
-    if (auto config = find_config(context, name)) out.push_back(status_at(paths_of(context, name), *config));
-  for (const auto& name : arriving_names(context)) {
-    const Paths paths = arriving_paths_of(context, name);
-    if (auto text = base::read_file_if_exists(paths.config))
-      out.push_back(status_at(paths, Config::parse(*text)));
-  }
+  auto add = [&](const std::string& name, const Paths& paths) {
+    try {
+      if (auto config = find_config(paths)) out.push_back(status_at(paths, *config));
+    } catch (const base::Error& e) {  // the others are all the more of interest
+      base::warn("box {} is not shown: {}", name, e.message());
+    }
+  };
+  for (const auto& name : box_names(context)) add(name, paths_of(context, name));
+  for (const auto& name : arriving_names(context)) add(name, arriving_paths_of(context, name));
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -23,18 +24,19 @@ struct Freer {
 };
 using Options = std::unique_ptr<criu_opts, Freer>;
 
-Options make_options(const std::string& program = "criu") {
+Options make_options() {
   criu_opts* raw = nullptr;
   if (criu_local_init_opts(&raw) != 0) throw base::error("libcriu has no memory");
   Options o(raw);
-  criu_local_set_service_binary(raw, program.c_str());
+  criu_local_set_service_binary(raw, "criu");
   return o;
 }
 
 /// What dump and restore have in common.
 Options options_of(const CriuRequest& request) {
-  Options options = make_options(request.program);
+  Options options = make_options();
   criu_opts* o = options.get();
+  criu_local_set_service_fd(o, request.service);
   criu_local_set_images_dir_fd(o, request.images);
   criu_local_set_work_dir_fd(o, request.work);
   if (criu_local_set_config_file(o, request.config.path()) != 0) throw base::error("libcriu has no memory");
@@ -53,6 +55,13 @@ Options options_of(const CriuRequest& request) {
   return options;
 }
 
+/// Waits for CRIU, this process's only child.
+int ended(int done) {
+  while (::wait(nullptr) > 0 || errno == EINTR) {
+  }
+  return done;
+}
+
 }  // namespace
 
 ConfigFile::ConfigFile(const std::string& text) : fd_(::memfd_create("criu.conf", MFD_CLOEXEC)) {
@@ -64,7 +73,6 @@ ConfigFile::ConfigFile(const std::string& text) : fd_(::memfd_create("criu.conf"
 int request(const CriuDump& dump) {
   const Options options = options_of(dump);
   criu_opts* o = options.get();
-  criu_local_set_service_fd(o, dump.service);
   // Frames cannot reach the box, its cable is shut. What two of its own processes have between
   // them is kept still by CRIU, which costs it 12 ms. (Its default runs iptables programs, at tens
   // of milliseconds each.)
@@ -77,7 +85,7 @@ int request(const CriuDump& dump) {
   // A handshake that is under way is dropped; its client tries again by itself.
   criu_local_set_tcp_skip_in_flight(o, true);
   criu_local_set_ghost_limit(o, kMostGhostBytes);
-  return criu_local_dump(o);
+  return ended(criu_local_dump(o));
 }
 
 int request(const CriuRestore& restore) {
@@ -87,7 +95,7 @@ int request(const CriuRestore& restore) {
   criu_local_set_network_lock(o, CRIU_NETWORK_LOCK_SKIP);
   criu_local_set_root(o, restore.root.c_str());
   criu_local_set_tcp_close(o, restore.close_connections);
-  return criu_local_restore(o);
+  return ended(criu_local_restore(o));
 }
 
 std::string criu_version() {

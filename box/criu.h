@@ -32,14 +32,13 @@ class ConfigFile {
 /// What CRIU is asked for, through its library (criu(8), libcriu 4.2). What it asks back goes to on_notify()
 /// of criu_child.h. All that is named lives as long as the request.
 struct CriuRequest {
-  std::string program;  ///< a path, or a name in PATH
-  int images, work;     ///< directories, as in DumpRequest
+  int service;       ///< of start_criu(), in this process
+  int images, work;  ///< directories, as in DumpRequest
   const ConfigFile& config;
   bool no_network = false;            ///< the network namespace is carried by us
   std::vector<std::string> external;  ///< what is not the box's, as criu(8) has it
 };
 struct CriuDump : CriuRequest {
-  int service;  ///< of start_criu()
   pid_t init;
   std::string cgroup;
   bool inner_connections;  ///< has connections of which both ends are in the box
@@ -48,7 +47,7 @@ struct CriuRestore : CriuRequest {
   std::string root;
   bool close_connections;
 };
-/// Negative: it failed; CRIU's log says why.
+/// Returns when CRIU has ended. Negative: it failed; CRIU's log says why.
 int request(const CriuDump& dump);
 int request(const CriuRestore& restore);
 

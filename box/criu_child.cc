@@ -46,7 +46,7 @@ std::string error_lines(const std::string& log) {
 }
 
 // What the child below shares with libcriu's callback, which takes no argument of ours.
-int g_question = -1, g_answer = -1;
+int g_question = -1, g_answer = -1, g_service = -1;
 std::span<const Halt> g_halts;
 
 }  // namespace
@@ -63,12 +63,16 @@ int on_notify(const char* action) {
 int start_criu(const std::string& program) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) return -1;
+  // What CRIU has begun to restore can outlive it: it waits for CRIU, and has the socket's other end, so that
+  // we would wait as well. Answers that have come can still be read. (A signal, as this process, which has no
+  // other child, may be too short of memory for a thread.)
+  g_service = ends[0];
+  struct sigaction on_end{};
+  on_end.sa_handler = [](int) { ::shutdown(g_service, SHUT_RD); };
+  on_end.sa_flags = SA_RESTART | SA_NOCLDSTOP;
+  ::sigaction(SIGCHLD, &on_end, nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGCHLD);
-    ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
     ::close(ends[0]);
     ::execlp(program.c_str(), program.c_str(), "swrk", std::to_string(ends[1]).c_str(), nullptr);
     ::_exit(127);
@@ -98,11 +102,11 @@ CriuChild::CriuChild(CriuWork work)
     g_question = question_.write.get();
     g_answer = answer_.read.get();
     g_halts = work_.halts;
-    // libcriu expects SIGCHLD to be blocked while it waits for what it restores.
+    // start_criu() wants it, and so does CRIU; whoever started us may have blocked it.
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
-    ::sigprocmask(SIG_BLOCK, &set, nullptr);
+    ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
     if (work_.prepare) work_.prepare();
     char told = 0;
     ::_exit(::read(g_answer, &told, 1) == 1 && work_.request(told) >= 0 ? 0 : 1);
@@ -147,6 +151,7 @@ void CriuChild::run(char told) {
       failure = std::current_exception();
     }
     base::write_full(answer_.write.get(), failure ? "n" : "y", "the child that runs CRIU");
+    deadline = std::chrono::steady_clock::now() + kDeadline;  // what we did meanwhile is none of CRIU's time
   }
   wait();
   if (failure) std::rethrow_exception(failure);

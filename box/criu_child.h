@@ -50,7 +50,8 @@ class CriuChild {
 int on_notify(const char* action);
 
 /// Starts CRIU, as libcriu would when there is a request (swrk_connect() of its lib/c/criu.c): it waits for
-/// one at the socket that is returned (criu_local_set_service_fd). -1: it cannot be started.
+/// one at the socket that is returned (criu_local_set_service_fd), where nothing more comes when CRIU has
+/// ended. -1: it cannot be started.
 int start_criu(const std::string& program);
 
 }  // namespace box

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 
 #include <format>
 #include <fstream>
@@ -117,6 +116,9 @@ struct Dump::State {
   }
 
   void post_dump() {
+    // CRIU has let the group go for its own work, and holds the tasks itself: were it killed, they would run,
+    // with connections in repair mode, of which a read fails.
+    group.freeze();
     lazy.write(images.get());
     if (network) {
       network->settings = settings.get();
@@ -134,23 +136,19 @@ struct Dump::State {
   }
 
   int dump_in_child(char told) const {
-    CriuDump dump = {{.program = programs.criu,
+    CriuDump dump = {{.service = service,
                       .images = images.get(),
                       .work = work.get(),
                       .config = config,
                       .no_network = (told & kOurNetwork) != 0,
                       .external = {}},
-                     service,
                      request.init,
                      request.cgroup,
                      (told & kInnerConnections) != 0};
     if (!dump.no_network) dump.external.push_back("veth[eth0]:" + request.host_end);
     for (const char* device : kDevices) dump.external.push_back(std::format("mnt[/dev/{0}]:dev-{0}", device));
     if (request.own_groups) dump.external.emplace_back("mnt[/sys/fs/cgroup]:cgroup");
-    const int done = box::request(dump);
-    while (::wait(nullptr) > 0 || errno == EINTR) {
-    }
-    return done;
+    return box::request(dump);
   }
 
   const DumpRequest request;

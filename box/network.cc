@@ -91,6 +91,8 @@ class Netlink {
   NlSocket socket_;
 };
 
+bool is_set_up(const Link& link) { return link && (rtnl_link_get_flags(link.get()) & IFF_UP) != 0; }
+
 NlAddress nl_address(const Address& address) {
   NlAddress built(there(nl_addr_build(address.family, address.bytes.data(), address.is_v4() ? 4 : 16)));
   if (address.prefix) nl_addr_set_prefixlen(built.get(), static_cast<int>(*address.prefix));
@@ -342,6 +344,8 @@ void move_into(const std::string& other_end, int netns_fd, const Eth0& eth0) {
   in_netns(netns_fd, [&] { furnish(eth0); });
 }
 
+bool is_set_up(const std::string& link) { return is_set_up(Netlink().find(link)); }
+
 bool wait_for_carrier(const std::string& host_end, int netns_fd, std::chrono::milliseconds timeout) {
   const Netlink outside;
   std::optional<Netlink> inside;  // a socket stays in the namespace that it was made in
@@ -349,29 +353,30 @@ bool wait_for_carrier(const std::string& host_end, int netns_fd, std::chrono::mi
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   // The operational state is set in the same breath in which the device's queue starts to pass
   // frames and the bridge makes the port forward.
-  const auto ready = [](const Netlink& netlink, const std::string& name) {
-    return rtnl_link_get_operstate(netlink.need(name).get()) == IF_OPER_UP;
-  };
-  while (!ready(outside, host_end) || !ready(*inside, "eth0")) {
+  const auto passes = [](const Link& link) { return rtnl_link_get_operstate(link.get()) == IF_OPER_UP; };
+  for (;;) {
+    const Link eth0 = inside->find("eth0"), other = outside.find(host_end);
+    if (!other || !is_set_up(eth0) || (passes(eth0) && passes(other))) return true;
     if (std::chrono::steady_clock::now() >= deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  return true;
 }
 
-void forget_failed_lookups(int netns_fd) {
-  in_netns(netns_fd, [] {
-    const Netlink netlink;
-    nl_cache* filled = nullptr;
-    const int failure = rtnl_neigh_alloc_cache(netlink.get(), &filled);
-    if (failure < 0) throw nl_error("cannot read the box's neighbours", failure);
-    const Cache cache(filled);
-    for (nl_object* at = nl_cache_get_first(filled); at != nullptr; at = nl_cache_get_next(at)) {
-      auto* neighbour = reinterpret_cast<rtnl_neigh*>(at);
-      if ((rtnl_neigh_get_state(neighbour) & (NUD_INCOMPLETE | NUD_FAILED)) != 0)
-        rtnl_neigh_delete(netlink.get(), neighbour, 0);  // gone by itself: just as well
-    }
-  });
+std::vector<Address> unanswered_lookups(const std::string& link) {
+  const Netlink netlink;
+  const int index = rtnl_link_get_ifindex(netlink.need(link).get());
+  nl_cache* filled = nullptr;
+  const int failure = rtnl_neigh_alloc_cache(netlink.get(), &filled);
+  if (failure < 0) throw nl_error(std::format("cannot read the neighbours on {}", link), failure);
+  const Cache cache(filled);
+  std::vector<Address> found;
+  for (nl_object* at = nl_cache_get_first(filled); at != nullptr; at = nl_cache_get_next(at)) {
+    auto* neighbour = reinterpret_cast<rtnl_neigh*>(at);
+    if (rtnl_neigh_get_ifindex(neighbour) != index || (rtnl_neigh_get_state(neighbour) & NUD_INCOMPLETE) == 0)
+      continue;
+    if (const auto address = from_nl(rtnl_neigh_get_dst(neighbour))) found.push_back(*address);
+  }
+  return found;
 }
 
 std::vector<Address> box_addresses(int netns_fd) {

@@ -53,14 +53,18 @@ struct Eth0 {
 /// inside: delete the host end.
 void move_into(const std::string& other_end, int netns_fd, const Eth0& eth0);
 
+/// Whether there is such an interface in the caller's network namespace, and is set up.
+bool is_set_up(const std::string& link);
+
 /// Waits until frames pass between that namespace's eth0 and the bridge. After both ends are set up the
-/// kernel's link watch has to run, and what is sent before that is lost without a word. False when
-/// `timeout` passed first.
+/// kernel's link watch has to run, and what is sent before that is lost without a word. At once where there
+/// is nothing to wait for: one end is not there, or the box keeps its own down. False when `timeout` passed
+/// first.
 bool wait_for_carrier(const std::string& host_end, int netns_fd, std::chrono::milliseconds timeout);
 
-/// Takes away the neighbours that did not answer. While a box is shut its kernel may have asked who
-/// has an address; without this it would ask again only a second later, and send nothing till then.
-void forget_failed_lookups(int netns_fd);
+/// Whose MAC the kernel has asked for on that interface and was not told yet: what it has for them waits.
+/// Works in the caller's network namespace.
+std::vector<Address> unanswered_lookups(const std::string& link);
 
 /// The addresses that eth0 in that namespace has now, link-local ones left out; empty without eth0.
 std::vector<Address> box_addresses(int netns_fd);

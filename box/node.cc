@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <set>
+#include <thread>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -15,6 +17,9 @@
 
 namespace box {
 namespace {
+
+// That somebody who has just begun waits for somebody who is just about to end.
+constexpr auto kMoment = std::chrono::milliseconds(1000);
 
 Paths make_paths(const base::Context& context, const std::string& parent, std::string_view name) {
   Paths p;
@@ -84,7 +89,10 @@ std::optional<Lock> try_lock_box(const base::Context& context, std::string_view 
 }
 
 Lock lock_box(const base::Context& context, std::string_view name) {
-  if (auto lock = try_lock_box(context, name)) return std::move(*lock);
+  // A move's last note on disk is made when its command has ended already.
+  for (const auto start = std::chrono::steady_clock::now();
+       std::chrono::steady_clock::now() - start < kMoment; std::this_thread::sleep_for(kMoment / 50))
+    if (auto lock = try_lock_box(context, name)) return std::move(*lock);
   throw base::error("box {} is busy: another command is changing or moving it", name)
       .hint("wait for that command to end; `drover-node box list` shows what the box is doing");
 }
@@ -101,20 +109,26 @@ std::vector<std::string> arriving_names(const base::Context& context) {
   return names_in(context.state_dir + "/arriving");
 }
 
-std::optional<Config> find_config(const base::Context& context, std::string_view name) {
-  auto text = base::read_file_if_exists(paths_of(context, name).config);
+std::optional<Config> find_config(const Paths& paths) {
+  auto text = base::read_file_if_exists(paths.config);
   if (!text) return std::nullopt;
-  return base::in_context("reading the configuration of box " + std::string(name),
-                          [&] { return Config::parse(*text); });
+  try {
+    return Config::parse(*text);
+  } catch (const base::Error& e) {
+    throw base::error("{} is damaged: {}", paths.config, e.message())
+        .hint("put the file right, or back from a backup");
+  }
+}
+
+std::optional<Config> find_config(const base::Context& context, std::string_view name) {
+  return find_config(paths_of(context, name));
 }
 
 std::vector<Config> all_configs(const base::Context& context) {
   std::vector<Config> out;
   auto read = [&](const std::vector<std::string>& names, auto paths) {
     for (const auto& name : names)
-      if (auto text = base::read_file_if_exists(paths(context, name).config))
-        out.push_back(base::in_context("reading the configuration of box " + name,
-                                       [&] { return Config::parse(*text); }));
+      if (auto config = find_config(paths(context, name))) out.push_back(std::move(*config));
   };
   // A box goes from the first to the second by rename, so in this order none is missed.
   read(arriving_names(context), arriving_paths_of);

@@ -43,7 +43,7 @@ class [[nodiscard]] Lock {
  private:
   base::Fd fd_;
 };
-/// Throws "box web1 is busy: …" at once when another command holds it.
+/// Throws "box web1 is busy: …" when another command holds it, and goes on to hold it for a second.
 Lock lock_box(const base::Context& context, std::string_view name);
 std::optional<Lock> try_lock_box(const base::Context& context, std::string_view name);
 /// For the moment in which a new box's name, addresses and ids are chosen; waits its turn.
@@ -55,6 +55,8 @@ Lock lock_layers(const base::Context& context);
 /// Names of all boxes in STATE/boxes or STATE/arriving, sorted.
 std::vector<std::string> box_names(const base::Context& context);
 std::vector<std::string> arriving_names(const base::Context& context);
+/// None where a box has only just begun to arrive. A damaged one's Error names the file.
+std::optional<Config> find_config(const Paths& paths);
 std::optional<Config> find_config(const base::Context& context, std::string_view name);
 /// Of all boxes in both, those that are on their way here included.
 std::vector<Config> all_configs(const base::Context& context);

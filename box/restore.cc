@@ -76,9 +76,11 @@ pid_t restore(const RestoreRequest& request) {
     groups = CgroupTree::parse(base::read_file(request.images + kGroups));
     groups->make(group, box.id_base);
   }
-  std::future<void> evicted, furnished, plugged;
-  const auto plug_in = [&] { plugged = std::async(std::launch::async, [&] { plug_in_cable(box); }); };
   std::optional<NetState> network;
+  std::future<void> plugged;
+  const auto plug_in = [&] { plugged = std::async(std::launch::async, [&] { plug_in_cable(box); }); };
+  // Last: where CRIU fails, they are waited for before what they use goes.
+  std::future<void> evicted, furnished;
   if (const auto text = base::read_file_if_exists(request.images + kNetwork)) {
     network = NetState::parse(*text);
   } else {
@@ -125,7 +127,7 @@ pid_t restore(const RestoreRequest& request) {
     if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
     programs.use();
     part.use();
-    CriuRestore restore = {{.program = programs.criu,
+    CriuRestore restore = {{.service = start_criu(programs.criu),
                             .images = images.get(),
                             .work = work.get(),
                             .config = config,

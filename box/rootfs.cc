@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/mount.h"
 #include "box/volume.h"
 #include "templates/store.h"
@@ -176,15 +177,20 @@ void unmount_root(const base::Context& context, const Paths& paths) {
 
   std::set<std::string> used;
   auto note_used = [&](const Paths& p) {
-    if (auto text = base::read_file_if_exists(p.config))
-      for (const auto& layer : Config::parse(*text).layers) used.insert(layer_dir(context, layer.digest));
+    if (auto config = find_config(p))
+      for (const auto& layer : config->layers) used.insert(layer_dir(context, layer.digest));
   };
-  // In this order: one that has arrived goes from the former to the latter.
-  for (const auto& name : arriving_names(context))
-    if (const Paths arriving = arriving_paths_of(context, name); arriving.dir != paths.dir)
-      note_used(arriving);
-  for (const auto& name : box_names(context))
-    if (const Paths box = paths_of(context, name); base::is_mount_point(box.root)) note_used(box);
+  try {
+    // In this order: one that has arrived goes from the former to the latter.
+    for (const auto& name : arriving_names(context))
+      if (const Paths arriving = arriving_paths_of(context, name); arriving.dir != paths.dir)
+        note_used(arriving);
+    for (const auto& name : box_names(context))
+      if (const Paths box = paths_of(context, name); base::is_mount_point(box.root)) note_used(box);
+  } catch (const base::Error& e) {  // another box's damage does not keep this one from being stopped
+    base::warn("layers stay mounted that may not be needed any more: {}", e.message());
+    return;
+  }
   for (const auto& layer : base::mounts_below(context.run_dir + "/layers"))
     if (!used.contains(layer)) base::unmount_if_mounted(layer);
 }

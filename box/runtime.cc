@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mount.h"
-#include "box/announce.h"
 #include "box/cgroup.h"
 #include "box/firewall.h"
 #include "box/rootfs.h"
@@ -37,13 +36,10 @@ void open_network(const Config& config) {
   open_firewall(host_end_name(config.name), config.mac, config.addresses);
 }
 
-base::Fd announce_box(const Config& config, int netns_fd) {
-  // What is sent before the kernel's link watch has seen the cable is lost without a word.
+void await_carrier(const Config& config, int netns_fd) {
   if (!wait_for_carrier(host_end_name(config.name), netns_fd, std::chrono::seconds(1)))
     base::warn("the cable of box {} has no carrier yet: the network may learn late where the box is",
                config.name);
-  forget_failed_lookups(netns_fd);
-  return announce(netns_fd, config.mac, config.addresses);
 }
 
 void tear_down(const base::Context& context, const Paths& paths, std::string_view name) {

@@ -22,9 +22,10 @@ void plug_in_cable(const Config& config);
 base::Fd netns_of(pid_t init);
 /// Lets the box's own frames pass.
 void open_network(const Config& config);
-/// Tells the network where the box is now, and lets the box look at the network afresh. Returns what
-/// announce() does.
-base::Fd announce_box(const Config& config, int netns_fd);
+/// Waits until frames pass through the cable. What a box says before that is lost without a word, and a
+/// connection that was restored, which knows no round-trip time, says it again only after a whole second.
+/// Warns when it takes longer than a second.
+void await_carrier(const Config& config, int netns_fd);
 
 /// Everything of a box that a reboot would take away: processes, veth, rules, mounts. Safe to
 /// repeat, and safe on what was never there.

@@ -133,15 +133,10 @@ struct GcArguments {
 /// What the boxes of this machine, and those on their way to it, stand on.
 std::vector<std::string> used_by_boxes(const base::Context& context) {
   std::vector<std::string> used;
-  auto add = [&](const box::Paths& paths) {
-    std::optional<std::string> text = base::read_file_if_exists(paths.config);
-    if (!text) return;  // it has only just begun to arrive
-    box::Config config = box::Config::parse(*text);
+  for (const box::Config& config : box::all_configs(context)) {
     used.push_back(config.template_ref);
     for (const templates::Layer& layer : config.layers) used.push_back(layer.digest);
-  };
-  for (const std::string& name : box::box_names(context)) add(box::paths_of(context, name));
-  for (const std::string& name : box::arriving_names(context)) add(box::arriving_paths_of(context, name));
+  }
   return used;
 }
 

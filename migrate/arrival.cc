@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/pause.h"
+#include "box/announce.h"
 #include "box/box.h"
 #include "box/cgroup.h"
 #include "box/firewall.h"
@@ -95,8 +96,11 @@ Taken take_over(const base::Context& context, const std::string& name, const std
     base::write_file(paths.started, std::format("{}\n", *init));
     box::Gate gate(box::host_end_name(name));
     gate.open();
+    const base::Fd netns = box::netns_of(*init);
+    box::await_carrier(config, netns.get());
     group.thaw();
-    const base::Fd used = box::announce_box(config, box::netns_of(*init).get());  // closed when nobody waits
+    const base::Fd used =
+        box::announce(netns.get(), config.mac, config.addresses);  // closed when nobody waits
     if (resumed) resumed();
     base::pause_point("destination.running");
     base::remove_tree(paths.images);

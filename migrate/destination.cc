@@ -7,6 +7,7 @@
 #include <chrono>
 #include <format>
 #include <future>
+#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -43,7 +44,9 @@ constexpr auto kPatience = 5min;
 // Prepared, the destination waits for one word. When it does not come it asks for it.
 constexpr auto kCommitPatience = 30s;
 // The box runs, but what is left to do here waits for it.
-constexpr auto kCaughtPatience = 1s;
+constexpr auto kCaughtPatience = 5s;
+// An arrival that was dropped has processes, mounts and files to take away.
+constexpr auto kClearingUp = 10s;
 
 /// The destination's part in a move. The protocol, with the source's part, is drawn in
 /// docs/overview.md; what is on the wire is in docs/formats/move-wire.md.
@@ -56,7 +59,12 @@ class DestinationNode {
         paths_(box::arriving_paths_of(context, hello_.config.name)) {}
 
   void run() {
-    const box::Lock lock = box::lock_box(context_, hello_.config.name);
+    // Whoever has just interrupted a move may repeat it while we still clear up after that.
+    const auto deadline = std::chrono::steady_clock::now() + kClearingUp;
+    while (!(lock_ = box::try_lock_box(context_, hello_.config.name)) &&
+           std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(20ms);
+    if (!lock_) lock_ = box::lock_box(context_, hello_.config.name);  // says why it cannot
     clear_old_arrival(context_, hello_.config.name);
     for (State state = State::kOffer; state != State::kDone;) {
       switch (state) {
@@ -126,7 +134,8 @@ class DestinationNode {
     base::Fd images = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
     for (bool last = false;;) {
       const Message message = wire_.recv(kPatience, "a round");
-      const bool final = parse_json(message).at("final").get<bool>();
+      const bool due = message.type == Frame::kImages || message.type == Frame::kRound;
+      const bool final = due && parse_json(message).at("final").get<bool>();
       if (message.type == Frame::kImages && final == last) {
         receive_data(images.get());
         if (final) return State::kRestore;
@@ -214,6 +223,7 @@ class DestinationNode {
   Hello hello_;
   box::Paths paths_;
   const box::ReadyForCriu ready_;
+  std::optional<box::Lock> lock_;  // held also while undo_ takes away what came
   std::optional<box::Move> move_;
   base::Undo undo_;
   std::optional<ReadAhead> read_ahead_;  // before what undo_ takes away
@@ -253,14 +263,13 @@ void receive(const base::Context& context, int in, int out) {
       default:
         throw base::error("the other node began with something that is no greeting");
     }
-  } catch (const base::Error& e) {
+  } catch (const std::exception& thrown) {
+    // Of JSON: a key that is not there, or of another type.
+    const bool unclear = dynamic_cast<const nlohmann::json::exception*>(&thrown) != nullptr;
+    base::Error e = unclear ? base::error("the other node's message cannot be understood: {}", thrown.what())
+                            : base::as_error(thrown);
     wire.send_failed(e.message(), e.hint());
-    throw;
-  } catch (const nlohmann::json::exception& e) {
-    // A key that is not there, or of another type.
-    const std::string unclear = std::format("the other node's message cannot be understood: {}", e.what());
-    wire.send_failed(unclear, "");
-    throw base::error("{}", unclear);
+    throw std::move(e);
   }
 }
 

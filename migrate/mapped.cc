@@ -1,19 +1,19 @@
 #include "migrate/mapped.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <fstream>
+#include <set>
 #include <sstream>
 
-#include "base/fd.h"
+#include "migrate/layer_paths.h"
 
 namespace migrate {
 namespace {
 
-/// Calls `see` with the mode ("rw-s") and the path of each mapping of a file. In a box's mount namespace the
-/// path begins at the box's root (proc_pid_maps(5)).
+/// Calls `see` with the addresses, the mode ("rw-s") and the path of each mapping of a file
+/// (proc_pid_maps(5)).
 template <class See>
 void each_mapped_file(pid_t pid, See see) {
   std::ifstream in("/proc/" + std::to_string(pid) + "/maps");
@@ -24,8 +24,17 @@ void each_mapped_file(pid_t pid, See see) {
     std::getline(fields, path);
     if (mode.size() < 4 || !path.starts_with('/')) continue;
     for (size_t at; (at = path.find("\\012")) != std::string::npos;) path.replace(at, 4, "\n");
-    see(mode, path.substr(1));
+    see(range, mode, path);
   }
+}
+
+/// Whether the mapped file has no name in any directory: shared memory, or a deleted file. CRIU has its
+/// content.
+bool is_nameless(pid_t pid, const std::string& range, const std::string& path) {
+  if (!path.ends_with(" (deleted)")) return false;
+  struct stat file{};
+  return ::stat(("/proc/" + std::to_string(pid) + "/map_files/" + range).c_str(), &file) == 0 &&
+         file.st_nlink == 0;
 }
 
 /// JSON has one byte for it: so a greeting has room for all paths.
@@ -33,23 +42,24 @@ bool is_plain(char c) { return c >= ' ' && c < 0x7f && c != '"' && c != '\\'; }
 
 }  // namespace
 
-std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper) {
-  std::set<std::pair<dev_t, ino_t>> files;
+std::optional<FileSet> shared_writable_files(const std::vector<pid_t>& pids, int upper) {
+  FileSet files;
+  LayerPaths paths(upper);
+  bool all_known = true;
   for (const pid_t pid : pids)
-    each_mapped_file(pid, [&](const std::string& mode, const std::string& path) {
-      if (mode[1] != 'w' || mode[3] != 's') return;
-      const auto fd = base::open_beneath(upper, path, O_PATH | O_NOFOLLOW);
-      struct stat s{};
-      if (fd && ::fstat(fd->get(), &s) == 0) files.emplace(s.st_dev, s.st_ino);
+    each_mapped_file(pid, [&](const std::string& range, const std::string& mode, const std::string& path) {
+      if (mode[1] != 'w' || mode[3] != 's' || is_nameless(pid, range, path)) return;
+      if (path.ends_with(" (deleted)") || !paths.find(pid, path, files)) all_known = false;
     });
-  return files;
+  return all_known ? std::optional(std::move(files)) : std::nullopt;
 }
 
 std::vector<std::string> mapped_files(const std::vector<pid_t>& pids) {
   std::set<std::string> seen;
   std::vector<std::string> files;
   for (const pid_t pid : pids)
-    each_mapped_file(pid, [&](const std::string&, const std::string& path) {
+    each_mapped_file(pid, [&](const std::string&, const std::string&, const std::string& whole) {
+      const std::string path = whole.substr(1);
       if (files.size() < kMostMappedFiles && path.size() < 256 && std::ranges::all_of(path, is_plain) &&
           seen.insert(path).second)
         files.push_back(path);

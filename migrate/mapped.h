@@ -1,16 +1,17 @@
 #pragma once
 #include <sys/types.h>
 
-#include <set>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include "migrate/tree.h"
 
 namespace migrate {
 
-/// Files of the private layer that the box's processes have mapped shared and writable, as
-/// (device, inode): a store through such a mapping leaves no trace that a scan could see.
-std::set<std::pair<dev_t, ino_t>> shared_writable_files(const std::vector<pid_t>& pids, int upper);
+/// Files of the private layer that the box's processes have mapped shared and writable: of a store through
+/// such a mapping a ChangeWatch does not tell. nullopt: nobody can tell which file one of them is.
+std::optional<FileSet> shared_writable_files(const std::vector<pid_t>& pids, int upper);
 
 /// Paths in the box, without the slash before them, of files that its processes have mapped: programs,
 /// libraries. Each once, in the order of the mappings; at most kMostMappedFiles, none of 256 bytes or more,

@@ -62,11 +62,12 @@ bool connect_again(const base::Context& context, const std::string& name, const 
 }
 
 /// Waits for the process that takes the box over, and writes down that everything is here; where that one was
-/// killed half-way, does its work. Nothing: the move has ended otherwise.
+/// killed half-way, does its work. Nothing: the move has ended otherwise. As long as nobody knows whose the
+/// box is, it waits: the memory would be lost with it.
 std::optional<box::Lock> record_whole(const base::Context& context, const std::string& name,
                                       const std::string& id) {
-  for (const auto deadline = std::chrono::steady_clock::now() + kPatience;;
-       std::this_thread::sleep_for(5ms)) {
+  for (const auto start = std::chrono::steady_clock::now();;
+       std::this_thread::sleep_for(std::chrono::steady_clock::now() - start < kPatience ? 5ms : 500ms)) {
     if (auto lock = box::try_lock_box(context, name)) {
       auto move = find_arrival(context, name, id);
       if (!move) return std::nullopt;
@@ -79,8 +80,6 @@ std::optional<box::Lock> record_whole(const base::Context& context, const std::s
         return lock;
       }
     }
-    if (std::chrono::steady_clock::now() > deadline)
-      throw base::error("box {} has all its memory, and nobody takes it over", name);
   }
 }
 

@@ -9,12 +9,14 @@
 #include <cstring>
 
 #include "base/fd.h"
+#include "migrate/layer_paths.h"
 #include "migrate/tree_walk.h"
 
 namespace migrate {
 
 std::optional<FileSet> files_open_for_writing(const std::vector<pid_t>& pids, int upper) {
   FileSet files;
+  LayerPaths paths(upper);
   for (pid_t pid : pids) {
     auto directory = base::open_if_exists("/proc/" + std::to_string(pid) + "/fd", O_RDONLY | O_DIRECTORY);
     std::string names;
@@ -29,12 +31,10 @@ std::optional<FileSet> files_open_for_writing(const std::vector<pid_t>& pids, in
       std::array<char, PATH_MAX> buffer;
       const ssize_t length = ::readlinkat(directory->get(), &names[at], buffer.data(), buffer.size());
       if (length <= 0) continue;
-      // In a box's mount namespace the path begins at the box's root.
       const std::string path(buffer.data(), static_cast<size_t>(length));
       if (!path.starts_with('/')) continue;  // memfd and the like
       if (path.ends_with(" (deleted)") || path.size() == buffer.size()) return std::nullopt;
-      auto fd = base::open_beneath(upper, path.substr(1), O_PATH | O_NOFOLLOW);
-      if (fd && ::fstat(fd->get(), &file) == 0) files.emplace(file.st_dev, file.st_ino);
+      if (!paths.find(pid, path, files)) return std::nullopt;
     }
   }
   return files;

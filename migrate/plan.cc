@@ -15,8 +15,8 @@ namespace {
 constexpr double kOneProcess = 80;
 constexpr double kEachMore = 12;
 // Of the dump, the walk over page maps: 4 GB in small pages 60 to 66, in huge ones 17 to 25, of a process
-// whose dump takes 4 without (docs/decisions/0015).
-constexpr double kEachPage = 0.00006, kEachHugePage = 0.008;
+// whose dump takes 4 without (docs/decisions/0015); on another machine, with 5 GB in huge ones, 48.
+constexpr double kEachPage = 0.00006, kEachHugePage = 0.02;
 // Only in mode stop: CRIU takes memory page by page into images, and reads it at the other end. redis with
 // 217 MB and 1 GB, both on one machine: 0.54 and 1.4 s.
 constexpr double kImagesEachByte = 1.2e-6;
@@ -48,8 +48,8 @@ double fixed_ms(const Goal& goal, const BoxSize& size) {
   const unsigned more = size.processes > 1 ? size.processes - 1 : 0;
   const double pages = kEachPage * static_cast<double>(size.small_pages) +
                        kEachHugePage * static_cast<double>(size.huge_pages);
-  const double images =
-      goal.mode == Mode::kStop ? kImagesEachByte * static_cast<double>(size.memory_bytes) : 0;
+  const uint64_t in_images = size.shared_bytes + (goal.mode == Mode::kStop ? size.memory_bytes : 0);
+  const double images = kImagesEachByte * static_cast<double>(in_images);
   return kOneProcess + kEachMore * more + pages + images +
          kImageEachByte * static_cast<double>(size.image_bytes);
 }
@@ -148,7 +148,19 @@ double Plan::link_ms(uint64_t bytes) const {
   return static_cast<double>(bytes) / (bandwidth() > 0 ? bandwidth() : kSlowestWire) * 1e3;
 }
 
-double Plan::freeze_ms() const { return fixed_ms(goal_, size_) + (memory_waits() ? link_ms(dirty_) : 0); }
+/// What no round makes shorter. As long as rounds are to come that measure the wire, it counts for nothing:
+/// the slowest one would keep boxes from moving that could.
+double Plan::least_ms() const {
+  const bool last_word = goal_.mode == Mode::kStop || (goal_.mode == Mode::kPostcopy && sent_bytes_ > 0);
+  const bool known = bandwidth() > 0 || last_word;
+  return fixed_ms(goal_, size_) + (known ? link_ms(size_.shared_bytes) : 0);
+}
+
+double Plan::freeze_ms() const {
+  // Of precopy's rounds `dirty_` has the files too.
+  return least_ms() + (memory_waits() ? link_ms(dirty_) : 0) +
+         (goal_.mode == Mode::kPrecopy ? 0 : link_ms(files_));
+}
 
 /// What the last round has left of what it had to send. As that is sent at `bandwidth` and comes back at
 /// `dirty_rate`, it is the quotient of the two as well: at 1 and more, a box writes as fast as the wire
@@ -183,17 +195,18 @@ Plan::Next Plan::next() const {
     return meets_target() || goal_.force || !goal_.by_auto ? Next::kFreeze : Next::kCannot;
 
   // No round helps against a dump and a restore that take too long, so none is sent.
-  const bool in_reach = fixed_ms(goal_, size_) <= goal_.max_downtime_ms;
+  const bool in_reach = least_ms() <= goal_.max_downtime_ms;
   if (!in_reach && !goal_.force) return Next::kCannot;
 
+  const Next end = meets_target() || goal_.force ? Next::kFreeze : Next::kCannot;
   switch (goal_.mode) {
     case Mode::kPostcopy:
-      return Next::kFreeze;
+      return end;
     case Mode::kHybrid:
       // Its freeze is the same after any round. Rounds shorten the time in which the box is spread over two
       // nodes: what is written to once need not follow, and what is written all the time is not worth sending
       // twice.
-      return pays() ? Next::kRound : Next::kFreeze;
+      return pays() ? Next::kRound : end;
     default:
       break;
   }
@@ -213,7 +226,7 @@ Forecast Plan::forecast(double elapsed_ms) const {
   out.freeze_ms = freeze_ms();
   out.bandwidth = bandwidth() > 0 ? bandwidth() : kSlowestWire;
   out.dirty_rate = dirty_rate();
-  out.bytes = sent_bytes_ + dirty_;
+  out.bytes = sent_bytes_ + dirty_ + size_.shared_bytes;
   out.total_ms = elapsed_ms + out.freeze_ms + (memory_waits() ? 0 : link_ms(dirty_));
   out.reachable = meets_target() || (goal_.mode == Mode::kStop && !goal_.by_auto);
   return out;
@@ -222,16 +235,25 @@ Forecast Plan::forecast(double elapsed_ms) const {
 base::Error Plan::refusal(const std::string& box, const std::string& node) const {
   const double fixed = fixed_ms(goal_, size_);
   // Before the first round nobody knows what the last one will leave.
-  const double predicted = rounds_ == 0 && goal_.mode != Mode::kStop ? fixed : freeze_ms();
-  const double left = static_cast<double>(dirty_) / 1e6;
+  const double predicted = rounds_ == 0 && goal_.mode == Mode::kPrecopy ? least_ms() : freeze_ms();
+  const auto megabytes = [](uint64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  const double left = megabytes(dirty_);
   std::string why;
-  if (fixed > goal_.max_downtime_ms || !memory_waits())
+  if (fixed > goal_.max_downtime_ms)
     why =
         std::format("dump and restore alone take {:.0f}, with {} process{} and {} pages", fixed,
                     size_.processes, size_.processes == 1 ? "" : "es", size_.small_pages + size_.huge_pages) +
-        (size_.image_bytes == 0 ? ""
-                                : std::format(", and {:.0f} MB of an image to compare",
-                                              static_cast<double>(size_.image_bytes) / 1e6));
+        (size_.shared_bytes < 1'000'000
+             ? ""
+             : std::format(", {:.0f} MB of shared memory and deleted files", megabytes(size_.shared_bytes))) +
+        (size_.image_bytes == 0
+             ? ""
+             : std::format(", and {:.0f} MB of an image to compare", megabytes(size_.image_bytes)));
+  else if (least_ms() > goal_.max_downtime_ms || !memory_waits())
+    why = std::format(
+        "{:.0f} MB of shared memory, deleted files and written files have to be sent meanwhile, and {} reach "
+        "{}",
+        megabytes(size_.shared_bytes + files_), rate(bandwidth() > 0 ? bandwidth() : kSlowestWire), node);
   else if (rounds_ == 0)
     why = std::format("{:.0f} MB of memory have to be sent meanwhile", left);
   else
@@ -243,7 +265,9 @@ base::Error Plan::refusal(const std::string& box, const std::string& node) const
   std::string hint = "--force moves it all the same";
   if (enough <= kMostDowntimeMs) hint += std::format(", --max-downtime {} would be met", enough);
   // Post-copy's dump reads no memory, but walks the same page maps.
-  if (memory_waits() && fixed_ms({.mode = Mode::kPostcopy}, size_) <= goal_.max_downtime_ms)
+  Plan postcopy = *this;
+  postcopy.goal_.mode = Mode::kPostcopy;
+  if (memory_waits() && postcopy.meets_target())
     hint += goal_.mode == Mode::kStop ? ", and --mode postcopy does not wait for memory"
                                       : ", and --mode hybrid or postcopy does not wait for memory";
   return base::error("box {} would be frozen for {:.0f} ms, and {:.0f} are allowed: {}", box, predicted,

@@ -14,7 +14,7 @@ enum class Mode {
   kPrecopy,   ///< its memory is sent while it runs, in rounds; what is written last, in the freeze
   kPostcopy,  ///< the box runs at the destination before its memory is there
   kHybrid,    ///< rounds as in precopy; what is written last follows the box as in postcopy
-  kAuto,      ///< kPrecopy where both nodes can, else kStop
+  kAuto,      ///< kPrecopy where the source can, else kStop
 };
 /// Throws a usage error for a name that is none.
 Mode parse_mode(const std::string& name);
@@ -30,15 +30,17 @@ struct Goal {
   bool force = false;            ///< move it also when the target cannot be met
   bool by_auto = false;          ///< the mode was chosen here, and not by the operator
 
-  /// With kAuto decided. `can_track`: both nodes can track what a running box writes.
+  /// With kAuto decided. `can_track`: the source can track what a running box writes.
   [[nodiscard]] Goal resolved(bool can_track) const;
 };
 
 /// What the time of dump and restore depends on.
 struct BoxSize {
-  uint64_t memory_bytes = 0;  ///< present, and to be sent
+  uint64_t memory_bytes = 0;  ///< private, present, and to be sent
   uint64_t small_pages = 0;   ///< of 4 KiB
   uint64_t huge_pages = 0;    ///< of 2 MiB
+  uint64_t shared_bytes =
+      0;  ///< in CRIU's images whatever the mode: shared memory, content of tmpfs, deleted files
   unsigned processes = 1;
   uint64_t image_bytes = 0;  ///< on disk, of a private layer that is an image: all of it is compared
 };
@@ -69,6 +71,8 @@ class Plan {
 
   /// Something else was sent, such as a part of the private layer: says how fast the wire is.
   void carried(const Sent& what);
+  /// What the last round of files has to send, as far as the one before tells.
+  void files(uint64_t bytes) { files_ = bytes; }
   /// A round of memory ended; `dirty_after` bytes were written to while it ran, and are to be sent again.
   void sent(const Sent& round, uint64_t dirty_after);
 
@@ -99,6 +103,7 @@ class Plan {
  private:
   [[nodiscard]] bool memory_waits() const;
   [[nodiscard]] double link_ms(uint64_t bytes) const;
+  [[nodiscard]] double least_ms() const;
   [[nodiscard]] double shrink() const;
   [[nodiscard]] bool stalled() const;
   [[nodiscard]] bool pays() const;
@@ -115,6 +120,7 @@ class Plan {
   int idle_rounds_ = 0;        ///< rounds since then
   double idle_ms_ = 0;         ///< and their time
   uint64_t sent_bytes_ = 0;
+  uint64_t files_ = 0;
 };
 
 }  // namespace migrate

@@ -213,8 +213,14 @@ std::vector<std::string> cpu_flags() {
   return out;
 }
 
-uint64_t memory_of(const std::vector<pid_t>& pids) { return rolled_up(pids, {"Pss_Anon:", "Pss_Shmem:"}); }
+uint64_t memory_of(const std::vector<pid_t>& pids) { return rolled_up(pids, {"Pss_Anon:"}); }
 uint64_t huge_memory_of(const std::vector<pid_t>& pids) { return rolled_up(pids, {"AnonHugePages:"}); }
+
+uint64_t shared_bytes_of(const std::vector<pid_t>& pids) {
+  // A file on a tmpfs may be mapped as well, so the two are not added up.
+  const uint64_t in_tmpfs = pids.empty() ? 0 : tmpfs_bytes(pids.front());
+  return std::max(rolled_up(pids, {"Pss_Shmem:"}), in_tmpfs) + deleted_bytes(pids);
+}
 
 uint64_t available_memory() {
   std::istringstream in(base::read_file("/proc/meminfo"));
@@ -246,11 +252,11 @@ Hello inspect_source(const base::Context& context, const box::Status& status, bo
   }
   require_movable(status.config, group.pids(), status.init);
   if (status.config.start.control_groups) box::CgroupTree::check(group);
-  hello.memory_bytes = memory_of(group.pids()) + deleted_bytes(group.pids());
+  hello.memory_bytes = memory_of(group.pids());
+  hello.shared_bytes = shared_bytes_of(group.pids());
   hello.private_bytes = disk_usage(box::sent_directory(paths));
   hello.files = mapped_files(group.pids());
-  require_space(context.run_dir, (lazy ? 0 : hello.memory_bytes) + 16 * kMiB,
-                "the memory of box " + status.config.name);
+  require_space(context.run_dir, hello.image_bytes() + 16 * kMiB, "the memory of box " + status.config.name);
   return hello;
 }
 
@@ -297,10 +303,9 @@ void inspect_destination(const base::Context& context, const Hello& hello, From 
   base::make_directories(context.run_dir, 0711);
   require_space(context.state_dir, hello.private_bytes + 64 * kMiB,
                 "the private layer of box " + config.name);
-  require_space(context.run_dir, (hello.lazy ? 0 : hello.memory_bytes) + 16 * kMiB,
-                "the memory of box " + config.name);
-  // Unless it follows, it is there twice for a moment: as images and as processes.
-  const uint64_t needed = (hello.lazy ? 1 : 2) * hello.memory_bytes + 64 * kMiB;
+  require_space(context.run_dir, hello.image_bytes() + 16 * kMiB, "the memory of box " + config.name);
+  // What is in images is there twice for a moment: in them and in the box.
+  const uint64_t needed = hello.memory_bytes + hello.shared_bytes + hello.image_bytes() + 64 * kMiB;
   if (uint64_t got = available_memory(); got < needed)
     throw base::error("{} has {} of memory free, and box {} needs {} to be restored", here(), megabytes(got),
                       config.name, megabytes(needed))
@@ -316,6 +321,7 @@ nlohmann::json Hello::json() const {
           {"criu", criu},
           {"cpu_flags", cpu_flags},
           {"memory_bytes", memory_bytes},
+          {"shared_bytes", shared_bytes},
           {"private_bytes", private_bytes},
           {"lazy", lazy},
           {"dry_run", dry_run},
@@ -330,6 +336,7 @@ Hello Hello::parse(const nlohmann::json& json) {
     h.criu = json.at("criu");
     h.cpu_flags = json.at("cpu_flags");
     h.memory_bytes = json.at("memory_bytes");
+    h.shared_bytes = json.value("shared_bytes", uint64_t{0});  // files of older versions have none
     h.private_bytes = json.at("private_bytes");
     h.lazy = json.at("lazy");
     h.dry_run = json.at("dry_run");

@@ -22,11 +22,15 @@ struct Hello {
   box::Config config;
   std::string criu;                    ///< version
   std::vector<std::string> cpu_flags;  ///< instruction sets that a program may have looked up
-  uint64_t memory_bytes = 0;           ///< what CRIU will write
+  uint64_t memory_bytes = 0;           ///< private to its processes
+  uint64_t shared_bytes = 0;           ///< other content that no file has, see shared_bytes_of()
   uint64_t private_bytes = 0;          ///< what the private layer takes on disk
   bool lazy = false;                   ///< its memory takes a connection of its own
   bool dry_run = false;                ///< nothing will come of it
   std::vector<std::string> files;      ///< that its processes have mapped, see mapped_files()
+
+  /// What CRIU will write into images.
+  [[nodiscard]] uint64_t image_bytes() const { return shared_bytes + (lazy ? 0 : memory_bytes); }
 
   [[nodiscard]] nlohmann::json json() const;
   static Hello parse(const nlohmann::json& json);
@@ -48,8 +52,11 @@ enum class From { kNode, kFile };
 void inspect_destination(const base::Context& context, const Hello& hello, From from = From::kNode);
 /// Instruction sets of this machine's processor that programs use by themselves, sorted.
 std::vector<std::string> cpu_flags();
-/// Bytes that processes hold and no file does: what CRIU writes into images.
+/// Bytes of the processes' private memory that no file has.
 uint64_t memory_of(const std::vector<pid_t>& pids);
+/// Bytes that no file has and no page fault brings, so that CRIU writes them into images whatever the mode:
+/// shared memory, content of the box's tmpfs, deleted files.
+uint64_t shared_bytes_of(const std::vector<pid_t>& pids);
 /// Bytes of it that lie in huge pages.
 uint64_t huge_memory_of(const std::vector<pid_t>& pids);
 /// What this node could still give to processes, in bytes (MemAvailable of proc_meminfo(5)).

@@ -1,6 +1,7 @@
 #include "migrate/preflight_box.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
@@ -21,6 +22,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/mount.h"
 #include "box/dump.h"
 #include "migrate/preflight_socket.h"
 #include "migrate/quiet.h"
@@ -266,16 +268,11 @@ bool is_device(pid_t pid, const std::string& target) {
 /// Mounts of kinds that CRIU does not know, or cannot make inside a user namespace; and their ids.
 std::optional<Verdict> look_at_mounts(BoxView& box, pid_t pid) {
   constexpr std::array kKnown = {"tmpfs", "proc", "sysfs", "devpts", "mqueue", "devtmpfs"};
-  std::ifstream in("/proc/" + std::to_string(pid) + "/mountinfo");
+  const std::string table = "/proc/" + std::to_string(pid) + "/mountinfo";
   std::string root_device;
   std::optional<Verdict> found;
-  for (std::string line; std::getline(in, line);) {
-    std::istringstream words(line);
-    std::string id, parent, device, root, target, type;
-    words >> id >> parent >> device >> root >> target;
-    const size_t dash = line.find(" - ");
-    if (dash == std::string::npos) continue;
-    type = line.substr(dash + 3, line.find(' ', dash + 3) - dash - 3);
+  for (const auto& [id, device, root, target, type] :
+       base::parse_mountinfo(base::read_file_if_exists(table).value_or(""))) {
     if (target == "/") root_device = device;
     box.mounts.insert(id);
     if (type == "tmpfs" && root == "/") box.tmpfs.insert(device);
@@ -305,6 +302,20 @@ uint64_t deleted_bytes(const std::vector<pid_t>& pids) {
   }
   uint64_t total = 0;
   for (const auto& [file, size] : files) total += size;
+  return total;
+}
+
+uint64_t tmpfs_bytes(pid_t pid) {
+  const std::string proc = "/proc/" + std::to_string(pid);
+  std::set<std::string> seen;
+  uint64_t total = 0;
+  for (const auto& mount :
+       base::parse_mountinfo(base::read_file_if_exists(proc + "/mountinfo").value_or(""))) {
+    struct statfs s{};
+    if (mount.type == "tmpfs" && seen.insert(mount.device).second &&
+        ::statfs((proc + "/root" + mount.point).c_str(), &s) == 0 && s.f_type == TMPFS_MAGIC)
+      total += (s.f_blocks - s.f_bfree) * static_cast<uint64_t>(s.f_bsize);
+  }
   return total;
 }
 

@@ -17,5 +17,7 @@ void require_movable(const box::Config& box, const std::vector<pid_t>& pids, pid
 /// Bytes of files that a box's processes have open and that have no name any more: CRIU writes them into the
 /// images.
 uint64_t deleted_bytes(const std::vector<pid_t>& pids);
+/// Bytes of files on the tmpfs that this process of the box sees.
+uint64_t tmpfs_bytes(pid_t pid);
 
 }  // namespace migrate

@@ -63,6 +63,7 @@ BoxSize Rounds::prepare() {
   return {.memory_bytes = memory,
           .small_pages = (memory - huge) / kPageSize,
           .huge_pages = huge / kHugePageSize,
+          .shared_bytes = shared_bytes_of(pids),
           .processes = static_cast<unsigned>(pids.size()),
           .image_bytes = box::image_bytes_on_disk(paths_)};
 }
@@ -94,6 +95,7 @@ void Rounds::run(Plan& plan, const std::string& id) {
   uint64_t files = UINT64_MAX;
   for (int number = 0;; ++number) {
     const uint64_t before = std::exchange(files, file_round(plan, number));
+    if (number > 0) plan.files(files);
     // The destination has answered: so the box is on its records, where the memory's process looks for it.
     if (goal_.mode != Mode::kStop && !memory_)
       memory_.emplace(request_.rsh, request_.to, id, request_.box, request_.streams);
@@ -120,6 +122,7 @@ void Rounds::memory_round(Plan& plan, int number, uint64_t files) {
   Step step(context_.progress, report_.phases, std::format("memory {}", number));
   auto processes = box::processes_of(group_);
   if (number == 0) written_ = dirty_->take(processes);
+  context_.progress.of(written_.bytes());
   auto spoke = Clock::now();
   const Sent sent = memory_->push(processes, written_, [&](uint64_t done) {
     // Memory takes a connection of its own: on this one the destination waits, and not for ever.
@@ -169,15 +172,20 @@ uint64_t Rounds::send_layer(bool final) {
   if (image_) box::sync_image(paths_);
   SendOptions options;
   options.final = final;
-  if (final && !image_) options.always = shared_writable_files(group_.pids(), layer_.get());
   options.watch = watch_.get();
   if (options.watch) options.open = files_open_for_writing(group_.pids(), layer_.get());
+  if (final && !image_) options.mapped(shared_writable_files(group_.pids(), layer_.get()));
   return send(layer_.get(), sent_, std::move(options));
 }
 
 uint64_t Rounds::send(int dir, TreeSnapshot& last, SendOptions options) {
   options.check = [] { base::check_interrupt(); };
-  options.progress = [this](uint64_t done, uint64_t) { context_.progress.at(done); };
+  // A phase of its own has a total of its own; in the freeze several of these are one phase.
+  const bool whole_phase = &last == &sent_ && !options.final;
+  options.progress = [this, whole_phase](uint64_t done, uint64_t total) {
+    if (whole_phase) context_.progress.of(total);
+    context_.progress.at(done);
+  };
   ZstdSink sink(wire_);
   const TreeStats stats = send_tree(dir, sink, last, options);
   sink.finish();

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/pause.h"
 #include "box/abandoned.h"
+#include "box/announce.h"
 #include "box/cgroup.h"
 #include "box/criu.h"
 #include "box/runtime.h"
@@ -325,7 +326,9 @@ void keep_box(const base::Context& context, const box::Config& config) {
   if (const auto init = box::find_init(group)) {
     box::undo_criu(group, *init);
     box::open_network(config);
+    const base::Fd netns = box::netns_of(*init);
     group.thaw();
+    box::announce(netns.get(), config.mac, config.addresses).close();
   }
   base::remove_tree(paths.images);
   box::end_kept_move(paths);
@@ -339,8 +342,7 @@ void forget_box(const base::Context& context, const box::Config& config, uint64_
 }
 
 void answer_question(const base::Context& context, Wire& wire, const Json& question) {
-  const Verdict verdict = judge(context, Matter::parse(question));
-  wire.send_json(Frame::kAnswer, {{"verdict", to_string(verdict)}});
+  wire.send_json(Frame::kAnswer, {{"verdict", to_string(judge(context, Matter::parse(question)))}});
 }
 
 void answer_decision(const base::Context& context, Wire& wire, const Json& decision) {

@@ -167,12 +167,13 @@ void restore_box(base::Context& context, const RestoreFileRequest& request, File
   Restoring restoring(context, request, report);
   try {
     restoring.run();
-  } catch (base::Error& e) {
+  } catch (const std::exception& thrown) {
+    base::Error e = base::as_error(thrown);
     if (restoring.mine() || !restoring.roll_back())
       e.exit(base::Exit::kNeedsRecover);
     else if (restoring.arrived() && e.exit() == base::Exit::kFailed)
       e.exit(base::Exit::kRolledBack);
-    throw;
+    throw std::move(e);
   }
   report.outcome = "restored";
   report.total_ms = ms_since(start);

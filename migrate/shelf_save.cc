@@ -130,7 +130,7 @@ class Saving {
       if (box::has_image(paths_))
         box::sync_image(paths_);
       else
-        options.always = shared_writable_files(group_.pids(), layer_.get());
+        options.mapped(shared_writable_files(group_.pids(), layer_.get()));
       step.bytes = write_tree(Part::kRound, layer_.get(), saved_, std::move(options));
     });
     base::pause_point("checkpoint.dumped");
@@ -243,12 +243,13 @@ void checkpoint_box(base::Context& context, const CheckpointRequest& request, Fi
   Saving saving(context, request, report);
   try {
     saving.run(request.file);
-  } catch (base::Error& e) {
+  } catch (const std::exception& thrown) {
+    base::Error e = base::as_error(thrown);
     if (saving.given() || !saving.roll_back())
       e.exit(base::Exit::kNeedsRecover);
     else if (saving.frozen())
       e.exit(base::Exit::kRolledBack);
-    throw;
+    throw std::move(e);
   }
   report.outcome = request.stop ? "shelved" : "saved";
   report.total_ms = ms_since(start);

@@ -67,7 +67,13 @@ class SourceNode {
     wire_.on_wait([this] {
       if (given_) return;
       base::check_interrupt();
-      if (memory()) memory()->require_connection();
+      if (memory_lost_) std::rethrow_exception(memory_lost_);
+      try {
+        require_memory();
+      } catch (const base::Error&) {
+        // Until it is asked again the other node may tell on this wire why.
+        memory_lost_ = std::current_exception();
+      }
     });
   }
 
@@ -179,6 +185,7 @@ class SourceNode {
     report_.rounds = plan.rounds();
     report_.bandwidth = plan.bandwidth();
     report_.dirty_rate = plan.dirty_rate();
+    follows_ = plan.dirty();
     if (plan.next() == Plan::Next::kCannot) throw plan.refusal(name_, request_.to);
     base::pause_point("source.rounds");
     return State::kFreeze;
@@ -194,7 +201,7 @@ class SourceNode {
     if (!init) throw base::error("box {} has ended while it was being moved", name_);
     base::check_interrupt();
     wire_.expect_silence();
-    if (memory()) memory()->require_connection();
+    require_memory();
     auto request = box::dump_of(paths_, hello_.config, *init);
     request.lazy = lazy_;
     box::Dump dump(std::move(request));
@@ -238,7 +245,7 @@ class SourceNode {
     base::pause_point("source.prepared");
     base::check_interrupt();
     wire_.expect_silence();
-    if (memory()) memory()->require_connection();
+    require_memory();
     // The commit point: from this record on, the box is the destination's.
     move_->commit(paths_, box::MoveStep::kGiven, [this] {
       undo_.commit();
@@ -268,11 +275,17 @@ class SourceNode {
     send_caught();
     if (memory()) {
       Step step = phase("memory");
+      context_.progress.of(follows_);
       step.bytes = memory()->finish(context_.progress);
     }
     base::pause_point("source.running");
     forget_box(context_, hello_.config, report_.epoch);
     return State::kDone;
+  }
+
+  void require_memory() {
+    if (memory_lost_) std::rethrow_exception(memory_lost_);
+    if (memory()) memory()->require_connection();
   }
 
   /// At a moment when nobody is about to connect, for which it lets clients and box go on some times.
@@ -333,9 +346,11 @@ class SourceNode {
   std::optional<box::Move> move_;
   std::optional<Clock::time_point> frozen_at_;
   std::optional<box::FrameCatcher> catcher_;  ///< from the freeze on
+  uint64_t follows_ = 0;                      ///< bytes of memory that were to be sent when it was frozen
   uint64_t layers_ = 0;                       ///< bytes of them that were sent, as they are: packed
   bool greeted_ = false;                      ///< the other node has answered
   bool given_ = false;
+  std::exception_ptr memory_lost_;  ///< why the memory's connection ended
   base::Undo undo_;
 };
 
@@ -355,8 +370,8 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
   try {
     source.run();
     report.outcome = request.dry_run ? Outcome::kPlanned : Outcome::kMoved;
-  } catch (const base::Error& thrown) {
-    base::Error e = source.explain(thrown);
+  } catch (const std::exception& thrown) {
+    base::Error e = source.explain(base::as_error(thrown));
     if (!source.given()) {
       const bool undone = source.roll_back(e);
       report.outcome = undone ? Outcome::kRolledBack : Outcome::kFailed;

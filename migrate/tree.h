@@ -56,6 +56,13 @@ struct SendOptions {
   ChangeWatch* watch = nullptr;
   /// With `watch`: what it is blind for (open_files.h). nullopt: not known, so everything is looked at.
   std::optional<FileSet> open = FileSet();
+  /// `always`, as mapped.h has it: where nobody can tell, everything is looked at.
+  void mapped(std::optional<FileSet> files) {
+    if (files)
+      always = std::move(*files);
+    else
+      open.reset();
+  }
   /// Called often; throws to stop the transfer.
   std::function<void()> check = {};
   /// Bytes of content sent so far, and how many there are in this round (a live tree may grow).

@@ -17,7 +17,7 @@ std::optional<Changes> changes_since(const TreeSnapshot& last, const SendOptions
   if (!options.watch) return std::nullopt;
   const bool follows = !last.empty() && last.watched_ == options.watch->taken();
   Changes changes = options.watch->take();
-  if (!options.open) base::debug("a file that is open for writing has lost the name it was opened by");
+  if (!options.open) base::debug("nobody can tell which files are open or mapped for writing");
   if (!follows || changes.all || !options.open) return std::nullopt;
   for (const auto* files : {&options.always, &*options.open})
     for (auto [device, ino] : *files) changes.files.insert(ino);

@@ -34,9 +34,16 @@ class Box:
         return {node: box["state"] for node in self.lab.nodes
                 for box in self.lab.json(node, "drover-node", "--json", "box", "list") if box["name"] == self.name}
 
+    def settled(self):
+        """Its states, when a node that has given up a move has had the time to take away what came of it."""
+        end = time.monotonic() + 5
+        while "arriving" in (states := self.states()).values() and time.monotonic() < end:
+            time.sleep(0.05)
+        return states
+
     def node(self):
         """The one node that runs it; no other may know of it."""
-        states = self.states()
+        states = self.settled()
         assert list(states.values()) == ["running"], f"box {self.name}: {states}"
         return next(iter(states))
 
@@ -50,9 +57,9 @@ class Box:
     def exec(self, *argv, **options):
         return self.lab.exec(self.node(), "drover-node", "box", "exec", self.name, "--", *argv, **options)
 
-    def upper(self):
+    def upper(self, node=None):
         """Its private layer, as this process can read it."""
-        return self.lab.node(self.node()).path(f"{DROVER}/boxes/{self.name}/private/upper")
+        return self.lab.node(node or self.node()).path(f"{DROVER}/boxes/{self.name}/private/upper")
 
     def migrate(self, *words, check=True, timeout=120):
         """Moves it to the other node and returns the report, or the CompletedProcess where check is false."""
@@ -64,7 +71,9 @@ class Box:
         if not check:
             return result
         checked(result)
-        assert self.node() == there
+        # The command has the other node's word that the box runs there, and does not wait for its last notes on disk.
+        until("the other node has ended its part", lambda: self.states() == {there: "running"}, timeout=20)
+        served(self.lab, there)
         return json.loads(result.stdout)
 
     def answers(self, port, host=None):
@@ -107,6 +116,9 @@ class Redis:
             return None if answer == b"$-1\r\n" else self.answers.read(int(answer[1:]) + 2)[:-2]
         if answer[:1] == b":":
             return int(answer[1:])
+        if answer.startswith(b"-LOADING"):  # it has just been started anew
+            time.sleep(0.05)
+            return self(*words)
         if answer[:1] != b"+":
             raise AssertionError(answer)
         return answer[1:-2]
@@ -194,14 +206,19 @@ class Halted:
         self.rsh = tmp_path / "rsh"
         if "--mode" not in words:  # the shortest way, and the one with the fewest processes
             words = ("--mode", "stop", *words)
-        # Only the first connection stops there: what recover asks and tells later must not.
+        # Only the first connection stops there: what recover asks and tells later must not. (Of the memory's, which
+        # is the second one, nothing else comes to its point.)
         at_destination = f"env DROVER_PAUSE_AT={point}" if point.startswith("destination.") else ""
+        # Once the box runs there, the source does not wait for it any more, and would be gone before it is looked for.
+        self.held = point in ("destination.running", "destination.named")
+        at_source = "source.running" if self.held else point
+        first = "true" if point == "destination.whole" else f"mkdir {tmp_path}/first 2>/dev/null"
         self.rsh.write_text("#!/bin/sh\nnode=$1; shift\n"
-                            f"pause=''; mkdir {tmp_path}/first 2>/dev/null && pause='{at_destination}'\n"
+                            f"pause=''; {first} && pause='{at_destination}'\n"
                             'exec ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=1 -o ServerAliveCountMax=4 '
                             '"$node" $pause "$@"\n')
         self.rsh.chmod(0o755)
-        self.child = self.lab.popen(self.source, "env", f"DROVER_PAUSE_AT={point}", "drover-node", "--json", "box",
+        self.child = self.lab.popen(self.source, "env", f"DROVER_PAUSE_AT={at_source}", "drover-node", "--json", "box",
                                     "migrate", box.name, "--to", self.destination, "--rsh", str(self.rsh), *words)
         self.pids = {"source": self.child.pid}
         try:
@@ -217,41 +234,41 @@ class Halted:
         # But for --mode stop there are two of each: the second pair is for the memory.
         there = members(self.lab, self.destination)
         guarded = {parent(pid) for pid in there if command_line(pid).startswith("drover-node guard")}
-        for name, pids in (
-                ("destination", [pid for pid in there if command_line(pid).startswith("drover-node receive")]),
-                ("transport", [pid for pid in members(self.lab, self.source)
-                               if command_line(pid).startswith("ssh ") and parent(pid) == self.child.pid])):
-            pids.sort(key=started)
+        receivers = [pid for pid in there if command_line(pid).startswith("drover-node receive")]
+        links = sorted((pid for pid in members(self.lab, self.source)
+                        if command_line(pid).startswith("ssh ") and parent(pid) == self.child.pid), key=started)
+        for name, pids in (("destination", sorted(set(receivers) - guarded, key=started)),
+                           ("bringer", sorted(set(receivers) & guarded)), ("transport", links), ("carrier", links[1:])):
             if pids:
                 self.pids[name] = pids[0]
-            if name == "destination" and guarded & set(pids[1:]):
-                self.pids["bringer"] = pids[1]
-            if name == "transport" and pids[1:]:
-                self.pids["carrier"] = pids[1]
-        side = self.point.split(".")[0]
+        side = "bringer" if self.point == "destination.whole" else self.point.split(".")[0]
         pid = self.pids.get(side)
         return side if pid and state(pid) == "T" and {"destination", "transport"} <= self.pids.keys() else None
 
     def kill(self, victim):
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pids[victim], signal.SIGKILL)
-        until(f"the {victim} ends", lambda: state(self.pids[victim]) in (None, "Z"))
+        until(f"the {victim} ends", lambda: has_ended(self.pids[victim]))
         if victim == "source":
             self.child.wait(10)
         elif self.stopped == "source":  # and knows of it when it goes on
             connection = self.pids["carrier" if victim == "bringer" else "transport"]
-            until("the connection ends", lambda: state(connection) in (None, "Z"))
+            until("the connection ends", lambda: has_ended(connection))
 
     def resume(self):
         if state(self.pids[self.stopped]) == "T":
             os.kill(self.pids[self.stopped], signal.SIGCONT)
+        if self.held:
+            until("the source stops as well, or ends", lambda: state(self.child.pid) in ("T", "Z", None), timeout=110)
+            if state(self.child.pid) == "T":
+                os.kill(self.child.pid, signal.SIGCONT)
 
     def go_on(self):
         """Lets the side that stopped go on, unless it was killed, and waits until both have ended.
         Returns the source's exit status."""
         self.resume()
         self.out, self.err = self.child.communicate(timeout=110)
-        until("the destination's side ends", lambda: state(self.pids["destination"]) in (None, "Z"), timeout=110)
+        until("the destination's side ends", lambda: has_ended(self.pids["destination"]), timeout=110)
         return self.child.returncode
 
 
@@ -265,6 +282,14 @@ def state(pid):
     for line in lines(f"/proc/{pid}/stat"):
         return line.rpartition(")")[2].split()[0]
     return None
+
+
+def has_ended(pid):
+    """With all its threads: its first one may be a zombie before the others have let go of files and locks."""
+    try:
+        return state(pid) in (None, "Z") and len(os.listdir(f"/proc/{pid}/task")) <= 1
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def parent(pid):
@@ -302,6 +327,16 @@ def remains(lab, box, node, before):
     return found
 
 
+def nothing_remains(lab, box, node, before):
+    """Asserts it. As long as there are processes, they may end, or be about to take away the rest."""
+    end = time.monotonic() + lab.settle_s
+    left = remains(lab, box, node, before)
+    while any(": process " in thing for thing in left) and time.monotonic() < end:
+        time.sleep(0.05)
+        left = remains(lab, box, node, before)
+    assert not left, f"on {node} there is still: {left}"
+
+
 # In the order in which a move passes them.
 POINTS = ["source.leaving", "destination.arriving", "destination.round", "source.rounds", "source.frozen",
           "source.dumped", "destination.restoring", "destination.prepared", "source.prepared",
@@ -319,7 +354,7 @@ def served(lab, node, timeout=60):
     """Waits as long as a process of another node's is served here: it has a box locked, and forgets it in the end."""
     end = time.monotonic() + timeout
     while any("drover-node receive" in command_line(pid) for pid in members(lab, node)) and time.monotonic() < end:
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def settle(lab, move, order):
@@ -328,6 +363,7 @@ def settle(lab, move, order):
     for node, (out, err), status in recover(lab, orders[order]):
         assert status in (0, 4), f"recover on {node} ended with {status}:\n{out}{err}"
     served(lab, move.source)
+    served(lab, move.destination)
     # Whatever the first one could not settle, the second one does; and then there is nothing left to do.
     for node, (out, err), status in recover(lab, [move.source, move.destination]):
         assert status == 0, f"recover on {node} ended with {status}:\n{out}{err}"

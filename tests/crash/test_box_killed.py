@@ -117,20 +117,22 @@ def prepare(boxes, command, create=CREATE):
     return (command, "box", *(("--force",) if command == "destroy" else ()))
 
 
-COUNTS = {"create": 9, "start": 22, "stop": 10, "destroy": 12}
+def changes(name, _, call):
+    """Not so the calls that only looked, or failed: a kill before one of them leaves what a kill before the next does."""
+    return " = -1 " not in call and "_GET" not in call and (name != "openat" or "O_CREAT" in call)
 
 
 def cases():
-    for command, count in COUNTS.items():
-        for create, kind in ((CREATE, ""), (CREATE_IMAGE, "-image")):
-            yield pytest.param(command, count, create, id=command + kind)
-            yield pytest.param(command, 100000, create, id=f"{command}{kind}-every-step", marks=pytest.mark.slow)
+    for command, count in {"create": 9, "start": 22, "stop": 10, "destroy": 12}.items():
+        yield pytest.param(command, count, CREATE_IMAGE, id=f"{command}-image")
+        yield pytest.param(command, 100000, CREATE, id=f"{command}-every-step", marks=pytest.mark.slow)
+        yield pytest.param(command, 100000, CREATE_IMAGE, id=f"{command}-image-every-step", marks=pytest.mark.exhaustive)
 
 
 @pytest.mark.limit(1800)
 @pytest.mark.parametrize("command, count, create", cases())
 def test_killed(boxes, lab, steps, command, count, create):
-    all_steps = steps.of(*prepare(boxes, command, create))
+    all_steps = [step for step in steps.of(*prepare(boxes, command, create)) if changes(*step)]
     for box in boxes.list():
         boxes.drover("box", "destroy", "--force", box["name"])
     seen, missed = set(), []

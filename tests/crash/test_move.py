@@ -10,8 +10,8 @@ import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import (DROVER, GIVEN, ORDERS, POINTS, Counter, Halted, increments_on_disk, members, point_is_frozen, recover,
-                   remains, settle, state)
+from moves import (DROVER, GIVEN, ORDERS, POINTS, Counter, Halted, increments_on_disk, members, nothing_remains,
+                   point_is_frozen, recover, remains, settle, state)
 from rack import rack, shared  # noqa: F401: fixtures
 
 VICTIMS = ["source", "destination", "transport"]
@@ -76,6 +76,21 @@ def test_interrupted(lab, rack, tmp_path, point):
 
 @pytest.mark.leaves
 @pytest.mark.limit(240)
+def test_interrupted_and_repeated_at_once(lab, rack, tmp_path):
+    """The other node still takes away what came of the first one."""
+    for turn in range(3):
+        (tmp_path / str(turn)).mkdir()
+        move = Halted(rack.box, "destination.round", tmp_path / str(turn))
+        os.kill(move.child.pid, signal.SIGINT)
+        move.child.wait(60)
+        move.resume()
+        lab.exec(move.source, "drover-node", "box", "migrate", rack.box.name, "--to", move.destination,
+                 "--max-downtime", "60000")
+        rack.check(move.destination)
+
+
+@pytest.mark.leaves
+@pytest.mark.limit(240)
 def test_interrupted_after_the_commit_point(lab, rack, tmp_path):
     move = Halted(rack.box, "source.given", tmp_path)
     os.kill(move.child.pid, signal.SIGINT)
@@ -134,11 +149,12 @@ def test_killed_at_any_time(lab, rack, tmp_path, seed):
 
 @pytest.mark.leaves
 @pytest.mark.limit(300)
+@pytest.mark.parametrize("mode", ["stop", "precopy"])
 @pytest.mark.parametrize("point, outcome", [
     ("source.rounds", 3), ("source.prepared", None), ("source.given", None), ("destination.prepared", 3)])
-def test_black_hole(lab, rack, tmp_path, point, outcome):
+def test_black_hole(lab, rack, tmp_path, point, outcome, mode):
     """The link swallows everything, with no word to either side; later it works again."""
-    move = Halted(rack.box, point, tmp_path)
+    move = Halted(rack.box, point, tmp_path, "--mode", mode, "--force")
     lab.link(move.destination, "drop")
     try:
         move.resume()
@@ -257,7 +273,7 @@ def test_power_cut(lab, rack, tmp_path, point, victim):
     else:
         assert what == "running"
     other = move.source if owner == move.destination else move.destination
-    assert not remains(lab, rack.box, other, rack.empty)
+    nothing_remains(lab, rack.box, other, rack.empty)
     if owner == move.source and victim == "destination":
         rack.check(owner)  # nobody noticed
         return

@@ -4,12 +4,15 @@
 //   inside call NUMBER...  makes a system call, all other arguments zero; prints 0 or the errno's name
 //   inside listen PORT     writes every UDP datagram to stdout as it comes, until it is killed
 //   inside sysv            makes, uses and removes a message queue, a semaphore and shared memory
+//   inside store FILE      maps a file shared, closes it, and stores one byte more at each SIGUSR1
 //   inside churn MEGABYTES forks, maps, moves, gives back and unmaps memory without end, and checks what is
 //   in it: a
 //                          line a turn, one with "wrong" where it is not what was written
+#include <fcntl.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
@@ -189,8 +192,26 @@ int listen(long port) {
 
 }  // namespace
 
+int store(const char* file) {
+  const int fd = open(file, O_RDWR | O_CREAT | O_TRUNC, 0600);
+  if (fd < 0 || ftruncate(fd, 4096) != 0) return fail("open");
+  void* at = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (at == MAP_FAILED) return fail("mmap");
+  close(fd);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  for (auto* byte = static_cast<volatile char*>(at);; ++byte) {
+    *byte = 'x';
+    int signal = 0;
+    sigwait(&set, &signal);
+  }
+}
+
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
+  if (what == "store" && argc > 2) return store(argv[2]);
   if (what == "frames") return frames();
   if (what == "sysv") return sysv();
   if (what == "churn" && argc > 2) return churn(std::stoul(argv[2]));

@@ -127,6 +127,31 @@ def test_layers_are_mounted_once_for_all_boxes(boxes):
     assert boxes.layer_mounts() == []
 
 
+def test_a_damaged_configuration_is_the_trouble_of_one_box(boxes):
+    boxes.start("web1")
+    boxes.start("web2")
+    mounts = boxes.layer_mounts()
+    config = boxes.node.path(f"{STATE}/boxes/web1/box.json")
+    good = config.read_bytes()
+    config.write_bytes(good[:len(good) // 2])
+    damaged = f"{STATE}/boxes/web1/box.json is damaged: "
+    try:
+        assert [box["name"] for box in boxes.list()] == ["web2"]
+        assert f"box web1 is not shown: {damaged}" in boxes.drover("box", "list").stderr
+        assert damaged in boxes.drover("box", "stop", "web2").stderr
+        assert boxes.state("web2") == "stopped" and boxes.layer_mounts() == mounts
+        # What it has is not known, and so not given to others or removed.
+        assert damaged in boxes.fails("stop", "web1")
+        assert damaged in boxes.fails("create", "web3", "--template", "shell", "--ip", "10.77.0.60/24")
+        collected = boxes.drover("template", "gc", check=False)
+        assert collected.returncode == 1 and damaged in collected.stderr
+        assert sorted(path.name for path in boxes.node.path(f"{STATE}/boxes").iterdir()) == ["web1", "web2"]
+    finally:
+        config.write_bytes(good)
+    boxes.drover("box", "stop", "web1")
+    assert boxes.layer_mounts() == []
+
+
 def test_boxes_see_each_other_on_the_network_only(boxes, lab):
     one, two = boxes.start("web1"), boxes.start("web2")
     for address in two["addresses"]:

@@ -83,4 +83,4 @@ def test_moves_a_box(lab, templates, as_node):
         assert accepted and all(mark in line for line in accepted)
     finally:
         box.destroy()
-    assert not lab.inventory() - before
+    until("nothing is left", lambda: not lab.inventory() - before)

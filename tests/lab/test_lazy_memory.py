@@ -7,7 +7,7 @@ import re
 import pytest
 from boxes import inside_program
 from conftest import until
-from moves import Box, remains
+from moves import Box, nothing_remains
 
 # Between drover-node and CRIU. The part is in the shell already, which no longer has its variables.
 WITHOUT = """#!/bin/sh
@@ -15,13 +15,17 @@ exec /usr/sbin/criu "$@"
 """
 # A page that is in none of the process's mappings is put down before CRIU begins: sizes and places of box/lazy_scan.h.
 WITH_A_STRANGE_PAGE = """#!/usr/bin/python3
-import glob, os, struct, sys
+import glob, os, struct, sys, time
 found = {}
 for fd in glob.glob(f"/proc/{open(f'/proc/{os.getppid()}/stat').read().rsplit(')')[1].split()[1]}/fd/*"):
     found[os.readlink(fd).removeprefix("/memfd:").removesuffix(" (deleted)")] = fd
 if path := found.get("lazy_scan"):
-    with open(path, "r+b") as shared:
-        ranges, room, runs, loaded = struct.unpack("4Q", shared.read(32))
+    with open(path, "r+b", buffering=0) as shared:
+        ranges = 0
+        while not ranges:  # CRIU is started before the box is frozen and looked at
+            time.sleep(0.005)
+            shared.seek(0)
+            ranges, room, runs, loaded = struct.unpack("4Q", shared.read(32))
         shared.seek(32 + 24 * room)
         process, begin, end = struct.unpack("3Q", shared.read(24))
         shared.seek(32)
@@ -99,9 +103,9 @@ def test_memory_that_would_not_come_back_does_not_go(lab, box, tmp_path):
     assert json.loads(result.stdout)["outcome"] == "rolled_back"
     said = json.loads(result.stderr.splitlines()[-1])
     assert re.fullmatch(r"memory of process \d+ at 0x10000 would not come back from CRIU's images", said["error"])
-    assert box.states() == {"node1": "running"}
+    until("the other node forgets it", lambda: box.states() == {"node1": "running"})
     goes_on(box)
-    until("nothing of it is left there", lambda: not remains(lab, box, "node2", before))
+    nothing_remains(lab, box, "node2", before)
     box.migrate("--mode", "postcopy", "--force")
     assert lazy_pages_of_criu(lab) < 4000
     goes_on(box)

@@ -5,14 +5,16 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import socket
 import stat
 import struct
 import warnings
 
 import pytest
-from conftest import until
-from moves import Box
+from boxes import inside_program
+from conftest import command_line, lines, until
+from moves import Box, Halted
 
 LONGEST = b"n" * 255
 NAMES = [b"two\nlines", LONGEST, b"\xff\xfe not UTF-8", b" ", b"-rf", "Größe".encode(), b"back\\slash", b"\\012"]
@@ -314,6 +316,26 @@ def test_what_programs_hold_open(lab, make_box):
         assert answer[2:6] == first[2:6]
     assert (box.upper() / "srv/held/log").read_text().splitlines()[-1] == f"answer {answer[0]}"
     client.close()
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("mode", ["stop", "precopy"])
+def test_a_store_through_a_mapping_below_a_bind_mount(lab, make_box, tmp_path, mode):
+    """Nobody is told of the store, and the path of the mapping is not the file's in the private layer."""
+    box = make_box("stores", "debian-13", 79)
+    program = box.upper() / "inside"
+    program.write_bytes(inside_program(tmp_path))
+    program.chmod(0o755)
+    box.exec("sh", "-c", "mkdir /srv/stored /mnt/seen && mount --bind /srv/stored /mnt/seen && "
+                         "{ setsid /inside store /mnt/seen/file </dev/null >/dev/null 2>&1 & }")
+    stored = until("it has stored", lambda: lines(box.upper() / "srv/stored/file"))[0].count("x")
+    move = Halted(box, "source.rounds", tmp_path, "--mode", mode, "--force")
+    group = lab.group / move.source / "drover" / box.name / "cgroup.procs"
+    (pid,) = [int(pid) for pid in lines(group) if command_line(pid).startswith("/inside store")]
+    os.kill(pid, signal.SIGUSR1)
+    until("it has stored again", lambda: (box.upper(move.source) / "srv/stored/file").read_bytes().count(b"x") > stored)
+    assert move.go_on() == 0, move.err
+    assert (box.upper() / "srv/stored/file").read_bytes().count(b"x") == stored + 1
 
 
 def make_text():

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 from conftest import ROOT, checked, command_line, lines, no_time_limit, until
-from moves import DROVER, Box, remains
+from moves import DROVER, Box, nothing_remains
 
 pytestmark = pytest.mark.limit(180)
 
@@ -344,7 +344,7 @@ def attempt(box):
     until("the other node knows nothing of it", lambda: box.states() == {"node1": "running"})
     assert box.show()["pid"] == pid
     assert "frozen 0" in (box.lab.group / "node1/drover" / box.name / "cgroup.events").read_text()
-    until("nothing of it is left there", lambda: not remains(box.lab, box, "node2", before))
+    nothing_remains(box.lab, box, "node2", before)
     return result.returncode, said[0].removeprefix("error: "), said[1].removeprefix("hint: ")
 
 

@@ -1,9 +1,13 @@
 """A box's network namespace is the same wherever it runs, whoever carries it: drover, or CRIU what drover does not know."""
 
 import re
+import socket
+import threading
+import time
 
 import pytest
-from moves import Box, Counter, Halted, remains
+from conftest import until
+from moves import Box, Counter, Halted, nothing_remains
 
 # What there is to see of a network namespace, and of it what differs from one moment to the next.
 LOOK = ["ip -d -o link", "ip -d -o address", "ip -4 route show table all", "ip -6 route show table all", "ip rule", "ip -6 rule",
@@ -145,7 +149,68 @@ def test_network_that_cannot_be_made(lab, make_box, before, tmp_path, fault, sai
     assert said in move.err
     assert box.node() == move.source
     client.check()
-    assert not remains(lab, box, move.destination, before)
+    nothing_remains(lab, box, move.destination, before)
     box.migrate()
     client.check()
     client.finish()
+
+
+TALKER = r"""
+use IO::Socket::INET; use Socket qw(IPPROTO_TCP TCP_NODELAY);
+my $client = IO::Socket::INET->new("10.77.0.250:7000") or die;
+setsockopt($client, IPPROTO_TCP, TCP_NODELAY, 1);
+while (syswrite $client, "said\n") { select undef, undef, undef, 0.01 }
+"""
+
+
+class Listener(threading.Thread):
+    """Reads what comes on a connection."""
+
+    def __init__(self, stream):
+        super().__init__(daemon=True)
+        self.stream, self.bytes = stream, 0
+        self.start()
+
+    def run(self):
+        while got := self.stream.recv(1 << 16):
+            self.bytes += len(got)
+
+    def check(self):
+        before = self.bytes
+        until("more comes", lambda: self.bytes > before + 100)
+
+    def finish(self):
+        self.stream.shutdown(socket.SHUT_RDWR)
+        self.join(10)
+        self.stream.close()
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("late", [False, True], ids=["cable-in-time", "cable-late"])
+def test_what_a_box_says_first_arrives(lab, make_box, tmp_path, late):
+    """It goes on in the middle of a stream, on a new cable and without a neighbour. Nothing of that is lost: a
+    connection that was restored sends again only after a whole second."""
+    box = make_box("talker", "debian-13", 35).answers(22)
+    box.exec("sh", "-c", "cat >/root/talker", input=TALKER)
+    with lab.socket("client") as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("", 7000))
+        listener.listen()
+        listener.settimeout(20)
+        box.exec("sh", "-c", "setsid perl /root/talker </dev/null >/dev/null 2>&1 &")
+        stream, _ = listener.accept()
+    heard = Listener(stream)
+    host_end = box.show()["host_end"]
+    move = Halted(box, "destination.mine", tmp_path)
+    if late:
+        lab.exec(move.destination, "ip", "link", "set", host_end, "down")
+        move.resume()
+        time.sleep(0.3)
+        lab.exec(move.destination, "ip", "link", "set", host_end, "up")
+    assert move.go_on() == 0, move.err
+    heard.check()
+    time.sleep(1.5)  # what was lost would have been sent again by then
+    heard.check()
+    names, values = (line.split() for line in box.exec("grep", "^Tcp:", "/proc/net/snmp").stdout.splitlines())
+    assert dict(zip(names, values))["RetransSegs"] == "0"
+    heard.finish()

@@ -51,6 +51,27 @@ def test_target_that_dump_and_restore_exceed(lab, make_box, before):  # noqa: F8
     client.finish()
 
 
+@pytest.mark.limit(240)
+@pytest.mark.parametrize("mode", ["precopy", "postcopy", "hybrid"])
+def test_shared_memory_over_a_slow_link(lab, make_box, before, mode):  # noqa: F811
+    """It goes while the box is frozen, whatever the mode."""
+    box = make_box("shared", "redis", 53).answers(6379)
+    client = Counter(lab, box.ip4)
+    box.exec("dd", "if=/dev/urandom", "of=/dev/shm/large", "bs=1M", "count=40")
+    lab.link("node2", "slow", "40mbit")
+    try:
+        result = box.migrate("--mode", mode, "--max-downtime", "400", check=False, timeout=200)
+        assert result.returncode == 1, result.stdout
+        error = json.loads(result.stderr.splitlines()[-1])["error"]
+        assert "and 400 are allowed: 42 MB of shared memory" in error, error
+        untouched(box, client)
+    finally:
+        lab.link("node2", "up")
+    report = box.migrate("--mode", mode)
+    assert bytes_of(report, "images") > 40 << 20
+    client.finish()
+
+
 class Scribbler(threading.Thread):
     """Writes to the same megabytes of a redis again and again, without ever waiting for an answer to come."""
 
@@ -66,6 +87,24 @@ class Scribbler(threading.Thread):
     def finish(self):
         self.ending.set()
         self.join(60)
+
+
+@pytest.mark.limit(240)
+def test_files_that_are_written_faster_than_the_link_carries(lab, make_box, before):  # noqa: F811
+    box = make_box("logging", "redis", 54).answers(6379)
+    client = Counter(lab, box.ip4)
+    scribbler = Scribbler(client.other(), 8)
+    lab.link("node2", "slow", "40mbit")
+    try:
+        result = box.migrate("--mode", "postcopy", "--max-downtime", "500", check=False, timeout=200)
+        assert result.returncode == 1, result.stdout
+        error = json.loads(result.stderr.splitlines()[-1])["error"]
+        assert "written files have to be sent meanwhile" in error, error
+        untouched(box, client)
+    finally:
+        lab.link("node2", "up")
+        scribbler.finish()
+    client.finish()
 
 
 @pytest.mark.limit(240)

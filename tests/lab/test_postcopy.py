@@ -11,8 +11,8 @@ import time
 import pytest
 from boxes import inside_program
 from conftest import command_line, lines, until
-from moves import (DROVER, Box, Counter, check_filled, fill, increments_on_disk, members, parent, recover, remains, served,
-                   state)
+from moves import (DROVER, Box, Counter, check_filled, fill, increments_on_disk, members, nothing_remains, parent,
+                   recover, served, state)
 from test_move import Postgres, processes
 
 MODE = ("--mode", "postcopy", "--force")
@@ -67,7 +67,7 @@ def test_redis_under_load_there_and_back_three_times(lab, make_box, before, mode
         assert bytes_of(report, "images") < 8 << 20  # the memory was not in them
         for client in clients:
             client.check()
-        assert not remains(lab, box, box.other(), before)
+        nothing_remains(lab, box, box.other(), before)
         assert box.show()["epoch"] == turn + 2
     check_filled(clients[0].other(), 48)
     acknowledged = sum(client.finish() for client in clients)
@@ -85,8 +85,26 @@ def test_over_three_connections(lab, make_box, before, mode):
         assert report["streams"] == 3
         client.check()
         check_filled(client.other(), 48)
-        assert not remains(lab, box, box.other(), before)
+        nothing_remains(lab, box, box.other(), before)
     client.finish()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.limit(1000)
+def test_round_that_takes_longer_than_either_end_waits(lab, make_box, before):
+    """128 MB that pack to half, over 1.6 Mbit/s: no end waits longer than five minutes for a message."""
+    box = make_box("patient", "redis", 83).answers(6379)
+    box.exec("redis-cli", "config", "set", "appendonly", "no")  # only the memory is large
+    client = Counter(lab, box.ip4)
+    fill(client.other(), 128)
+    lab.link("node2", "slow", "1600kbit")
+    report = box.migrate("--mode", "precopy", "--max-downtime", "10000", timeout=900)
+    assert next(phase["ms"] for phase in report["phases"] if phase["name"] == "memory 0") > 300_000
+    lab.link("node2", "up")
+    client.check()
+    check_filled(client.other(), 128)
+    client.finish()
+    nothing_remains(lab, box, box.other(), before)
 
 
 @pytest.mark.limit(240)
@@ -114,7 +132,7 @@ def test_postgresql_during_pgbench(lab, make_box, before, tmp_path, mode):
                     "(select sum(bbalance) from pgbench_branches) from pgbench_history").stdout.strip().split("|")
     assert sums[0] == sums[1] == sums[2]
     client.finish()
-    assert not remains(lab, box, "node2", before)
+    nothing_remains(lab, box, "node2", before)
 
 
 @pytest.mark.limit(300)
@@ -131,7 +149,7 @@ def test_whole_server(lab, make_box, before, mode):
         box.migrate("--mode", mode)
         client.check()
         assert processes(box) >= running
-        assert not remains(lab, box, box.other(), before)
+        nothing_remains(lab, box, box.other(), before)
     shell.sendall(b"SSH-2.0-test\r\n")  # the connection from before the moves
     assert shell.recv(1000)
     shell.close()
@@ -224,7 +242,7 @@ class Following:
         for node, (out, err), status in recover(self.lab, [self.source, self.destination]):
             assert (status, out.split()) == (0, ["[]"]), f"recover on {node} found something again:\n{out}{err}"
         assert self.box.states() == {self.destination: "running"}
-        assert not remains(self.lab, self.box, self.source, self.before)
+        nothing_remains(self.lab, self.box, self.source, self.before)
 
     def whole(self):
         """The client has seen nothing, and the memory is what it was."""

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 from conftest import command_line, lines, until
-from moves import DROVER, Box, Halted, remains
+from moves import DROVER, Box, Halted, nothing_remains
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def box(lab, templates):
     box = Box(lab, "stays", "shell", 40).start()
     yield box
     lab.mend()
-    assert not remains(lab, box, "node2", before)
+    nothing_remains(lab, box, "node2", before)
     box.destroy()
 
 

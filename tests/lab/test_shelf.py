@@ -10,7 +10,7 @@ import struct
 
 import pytest
 from conftest import lines, until
-from moves import DROVER, Box, Counter, Redis, recover, remains, state
+from moves import DROVER, Box, Counter, Redis, nothing_remains, recover, state
 
 SAVED = ["box", "file", "outcome", "epoch", "bytes", "total_ms", "freeze_ms", "phases"]
 SAVE_POINTS = ["checkpoint.saving", "checkpoint.rounds", "checkpoint.frozen", "checkpoint.dumped", "checkpoint.thawed",
@@ -122,7 +122,7 @@ def test_redis_is_as_it_was_at_the_checkpoint(lab, make_box, save, file, before)
     counted = client.finish()
     redis.close()
     destroy(lab, box)
-    assert not remains(lab, box, "node1", before)
+    nothing_remains(lab, box, "node1", before)
 
     report = restore(lab, file)
     assert [report[key] for key in ("box", "outcome", "epoch")] == ["shelf", "restored", old["epoch"] + 1]
@@ -154,7 +154,7 @@ def test_the_shelf(lab, make_box, save, file, before):
     assert (report["outcome"], report["epoch"]) == ("shelved", 2)
     assert "freeze_ms" not in report
     assert box.states() == {}
-    assert not remains(lab, box, "node1", before)
+    nothing_remains(lab, box, "node1", before)
 
     assert refused(lab, older, node="node1") == \
         "this node gave box shelf away (epoch 2) after this checkpoint was made (epoch 1)"
@@ -349,7 +349,7 @@ def test_checkpoint_is_killed(lab, make_box, save, file, before, point, stop):
     if point == "checkpoint.given":
         assert settled["what"] == f"box shelf is in {file}, and no longer here"
         assert box.states() == {}
-        assert not remains(lab, box, "node1", before)
+        nothing_remains(lab, box, "node1", before)
         trust(lab)
         assert restore(lab, file)["epoch"] == 3
         return
@@ -380,7 +380,7 @@ def test_restore_is_killed(lab, make_box, save, file, before, point):
         assert said == ([] if point == "restore.verified" else
                         ["box shelf was not restored: what had come of it was removed"])
         assert box.states() == {}
-        assert not remains(lab, box, "node2", before)
+        nothing_remains(lab, box, "node2", before)
         restore(lab, file)
     assert box.states() == {"node2": "running"}
     assert Redis(lab, box.ip4)("GET", "mark") == b"saved"
@@ -405,7 +405,7 @@ def test_restore_is_interrupted(lab, make_box, save, file, before, point):
     save(box, "--stop")
     assert Paused(lab, "node2", point, "restore", str(file)).end(signal.SIGINT, signal.SIGCONT) == 130
     assert box.states() == {}
-    assert not remains(lab, box, "node2", before)
+    nothing_remains(lab, box, "node2", before)
 
 
 def test_file_is_changed_while_it_is_read(lab, make_box, save, file, before):
@@ -418,7 +418,7 @@ def test_file_is_changed_while_it_is_read(lab, make_box, save, file, before):
         open_file.write(bytes([whole[len(whole) // 2] ^ 1]))
     assert paused.end(signal.SIGCONT) == 3
     assert box.states() == {}
-    assert not remains(lab, box, "node2", before)
+    nothing_remains(lab, box, "node2", before)
     file.write_bytes(whole)
     restore(lab, file)
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "box/firewall.h"
+#include "box/netns.h"
 #include "box/network.h"
 #include "tests/unit/box/rack.h"
 
@@ -95,14 +96,37 @@ TEST_F(AnnounceTest, MovesTheBoxToAnotherPortOfTheBridge) {
   EXPECT_EQ(port(), now.host_end);
 }
 
-TEST_F(AnnounceTest, WithoutAnInterfaceItIsAnError) {
+TEST_F(AnnounceTest, RepeatsWhatTheKernelHasAskedWhileTheBoxWasShut) {
+  const Host a = plug("a", "02:1a:2b:3c:4d:5e", {"10.77.0.10/24", "fd77::10/64"});
+  box::shut_firewall(a.host_end);
+  box::in_netns(a.netns.get(), [&] {
+    // Or it might ask again just then.
+    for (const std::string family : {"ipv4", "ipv6"})
+      base::write_file("/proc/sys/net/" + family + "/neigh/eth0/retrans_time_ms", "100000");
+    runner_.run({.argv = {"bash", "-c", "echo x >/dev/udp/10.77.0.99/9; echo x >/dev/udp/fd77::99/9"}});
+  });
+  box::open_firewall(a.host_end, a.mac, a.addresses);
+  const Tap bridge(this_netns().get(), "br0");
+  frames(bridge);
+  box::announce(a.netns.get(), a.mac, a.addresses).close();
+
+  std::vector<std::string> seen = frames(bridge);
+  ASSERT_EQ(seen.size(), 6U);
+  std::ranges::sort(seen);
+  EXPECT_EQ(seen[4], "ffffffffffff021a2b3c4d5e08060001080006040001021a2b3c4d5e0a4d000a0000000000000a4d0063");
+  // From the link-local address, to the target's group; type 135, target, option 1 with the MAC.
+  EXPECT_TRUE(
+      seen[2].starts_with("3333ff000099021a2b3c4d5e86dd6000000000203afffe80000000000000001a2bfffe3c4d5e"
+                          "ff0200000000000000000001ff0000998700"));
+  EXPECT_TRUE(seen[2].ends_with("fd7700000000000000000000000000990101021a2b3c4d5e"));
+}
+
+TEST_F(AnnounceTest, WithoutAnInterfaceThatIsUpThereIsNothingToTell) {
   const base::Fd empty = new_netns();
-  try {
-    box::announce(empty.get(), box::Mac::generate(), {Address::parse("10.77.0.10/24")}).close();
-    ADD_FAILURE() << "no error";
-  } catch (const base::Error& e) {
-    EXPECT_EQ(e.message(), "there is no interface eth0");
-  }
+  box::announce(empty.get(), box::Mac::generate(), {Address::parse("10.77.0.10/24")}).close();
+  const Host a = plug("a", "02:1a:2b:3c:4d:5e", {"10.77.0.10/24"});
+  box::in_netns(a.netns.get(), [&] { run({"ip", "link", "set", "eth0", "down"}); });
+  box::announce(a.netns.get(), a.mac, a.addresses).close();
 }
 
 class ProbeTest : public AnnounceTest {

@@ -118,6 +118,9 @@ TEST_F(NetworkTest, CarrierComesAtOnceAlsoWhereBothEndsHadTheSameIndex) {
   unsigned inside = 0;
   box::in_netns(a.netns.get(), [&] { inside = if_nametoindex("eth0"); });
   EXPECT_NE(inside, if_nametoindex(a.host_end.c_str()));
+  box::in_netns(a.netns.get(), [&] { run({"ip", "link", "set", "eth0", "down"}); });
+  EXPECT_TRUE(box::wait_for_carrier(a.host_end, a.netns.get(), std::chrono::seconds(0)))
+      << "there is nothing to wait for";
 }
 
 TEST_F(NetworkTest, TheNodesOwnAddressesAndGatewaysAreTold) {
