@@ -38,6 +38,21 @@ std::string unescaped(std::string_view text) {
   return plain;
 }
 
+std::vector<MountInfo> parse_mountinfo(const std::string& text) {
+  std::vector<MountInfo> mounts;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields(line);
+    std::string id, parent, device, root, point;
+    fields >> id >> parent >> device >> root >> point;
+    const size_t dash = line.find(" - ");
+    const std::string type =
+        dash == std::string::npos ? "" : line.substr(dash + 3, line.find(' ', dash + 3) - dash - 3);
+    mounts.push_back({id, device, unescaped(root), unescaped(point), type});
+  }
+  return mounts;
+}
+
 /// Every mount point that this thread sees, the oldest first.
 std::vector<std::string> mount_points() {
   std::vector<std::string> points;
@@ -63,19 +78,14 @@ void unmount_lazily(const std::string& target) {
 
 }  // namespace
 
-std::vector<MountInfo> parse_mountinfo(const std::string& text) {
-  std::vector<MountInfo> mounts;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields(line);
-    std::string id, parent, device, root, point;
-    fields >> id >> parent >> device >> root >> point;
-    const size_t dash = line.find(" - ");
-    const std::string type =
-        dash == std::string::npos ? "" : line.substr(dash + 3, line.find(' ', dash + 3) - dash - 3);
-    mounts.push_back({id, device, unescaped(root), unescaped(point), type});
+std::optional<std::vector<MountInfo>> mounts_of(pid_t pid) {
+  try {
+    const auto text = read_file_if_exists("/proc/" + std::to_string(pid) + "/mountinfo");
+    return text ? std::optional(parse_mountinfo(*text)) : std::nullopt;
+  } catch (const Error& e) {
+    if (e.err() == EINVAL) return std::nullopt;  // a zombie has no namespace (Linux, fs/proc_namespace.c)
+    throw;
   }
-  return mounts;
 }
 
 Mount Mount::make(const std::string& source, const std::string& target, const std::string& type,

@@ -1,5 +1,8 @@
 #pragma once
+#include <sys/types.h>
+
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,8 +41,9 @@ struct MountInfo {
   std::string point;   ///< where
   std::string type;    ///< of the file system
 };
-/// In the order of the file: of those in one place the last one is on top.
-std::vector<MountInfo> parse_mountinfo(const std::string& text);
+/// What a process sees: of mounts in one place the last one is on top. nullopt when it has ended, whether or
+/// not its parent has asked for its status.
+std::optional<std::vector<MountInfo>> mounts_of(pid_t pid);
 
 /// Whether something is mounted exactly there (from mountinfo of the calling thread).
 bool is_mount_point(const std::string& path);

@@ -18,11 +18,11 @@ const std::vector<LayerPaths::MountPoint>* LayerPaths::mounts_of(pid_t pid) {
   // A process that has changed its root sees only mounts below that, with other paths.
   std::error_code failed;
   if (std::filesystem::read_symlink(proc + "/root", failed) != "/") return nullptr;
-  const auto table = base::read_file_if_exists(proc + "/mountinfo");
+  const auto table = base::mounts_of(pid);
   if (!table) return nullptr;
   std::vector<MountPoint> mounts;
   std::string root_device;
-  for (const auto& mount : base::parse_mountinfo(*table)) {
+  for (const auto& mount : *table) {
     if (mount.point == "/") root_device = mount.device;
     mounts.push_back({mount.point == "/" ? "" : mount.point, mount.root == "/" ? "" : mount.root,
                       mount.device == root_device});

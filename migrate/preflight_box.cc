@@ -268,11 +268,11 @@ bool is_device(pid_t pid, const std::string& target) {
 /// Mounts of kinds that CRIU does not know, or cannot make inside a user namespace; and their ids.
 std::optional<Verdict> look_at_mounts(BoxView& box, pid_t pid) {
   constexpr std::array kKnown = {"tmpfs", "proc", "sysfs", "devpts", "mqueue", "devtmpfs"};
-  const std::string table = "/proc/" + std::to_string(pid) + "/mountinfo";
   std::string root_device;
   std::optional<Verdict> found;
-  for (const auto& [id, device, root, target, type] :
-       base::parse_mountinfo(base::read_file_if_exists(table).value_or(""))) {
+  const auto mounts = base::mounts_of(pid);
+  if (!mounts) return found;
+  for (const auto& [id, device, root, target, type] : *mounts) {
     if (target == "/") root_device = device;
     box.mounts.insert(id);
     if (type == "tmpfs" && root == "/") box.tmpfs.insert(device);
@@ -309,8 +309,9 @@ uint64_t tmpfs_bytes(pid_t pid) {
   const std::string proc = "/proc/" + std::to_string(pid);
   std::set<std::string> seen;
   uint64_t total = 0;
-  for (const auto& mount :
-       base::parse_mountinfo(base::read_file_if_exists(proc + "/mountinfo").value_or(""))) {
+  const auto mounts = base::mounts_of(pid);
+  if (!mounts) return total;
+  for (const auto& mount : *mounts) {
     struct statfs s{};
     if (mount.type == "tmpfs" && seen.insert(mount.device).second &&
         ::statfs((proc + "/root" + mount.point).c_str(), &s) == 0 && s.f_type == TMPFS_MAGIC)

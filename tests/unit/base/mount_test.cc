@@ -92,6 +92,17 @@ TEST_F(MountTest, MountsBelowAreDeepestFirst) {
   EXPECT_EQ(mounts_below(top), (std::vector<std::string>{in("top/a/b"), in("top/a"), top}));
 }
 
+TEST_F(MountTest, AProcessThatHasEndedSeesNone) {
+  EXPECT_GT(mounts_of(::getpid())->size(), 1U);
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_FALSE(mounts_of(child)) << "a zombie";
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  EXPECT_FALSE(mounts_of(child));
+}
+
 TEST_F(MountTest, ABindShowsTheSameFiles) {
   write_file(make("from") + "/file", "x");
   Mount bind = Mount::bind(in("from"), make("to"));
