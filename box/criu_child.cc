@@ -23,6 +23,7 @@ namespace {
 
 // CRIU itself gives up on what it waits for; this is for the case that it does not.
 constexpr auto kDeadline = std::chrono::minutes(10);
+constexpr auto kCheckEvery = std::chrono::milliseconds(200);
 
 // In every log, of what is no failure: that no iptables is found, and that a limit stays as it is.
 constexpr const char* kNoReason[] = {"tables-save", "tables-restore", "tables-legacy",
@@ -60,7 +61,7 @@ int on_notify(const char* action) {
   return 0;
 }
 
-int start_criu(const std::string& program) {
+int start_criu(const std::string& program, bool dies_with_us) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) return -1;
   // What CRIU has begun to restore can outlive it: it waits for CRIU, and has the socket's other end, so that
@@ -73,6 +74,7 @@ int start_criu(const std::string& program) {
   ::sigaction(SIGCHLD, &on_end, nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
+    if (dies_with_us) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::close(ends[0]);
     ::execlp(program.c_str(), program.c_str(), "swrk", std::to_string(ends[1]).c_str(), nullptr);
     ::_exit(127);
@@ -133,14 +135,18 @@ void CriuChild::run(char told) {
   bool timed_out = false;
   std::exception_ptr failure;
   for (;;) {
-    auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     pollfd p{question_.read.get(), POLLIN, 0};
-    int n = ::poll(&p, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
+    const int n = ::poll(&p, 1, static_cast<int>(kCheckEvery.count()));
     if (n < 0 && errno == EINTR) continue;
     char c = 0;
     if (n <= 0) {
-      timed_out = true;
+      try {
+        if (work_.check) work_.check();
+        timed_out = std::chrono::steady_clock::now() > deadline;
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      if (!failure && !timed_out) continue;
       ::kill(child_, SIGKILL);
       break;
     }

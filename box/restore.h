@@ -1,6 +1,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 
 #include "box/config.h"
@@ -25,6 +26,8 @@ struct RestoreRequest {
   /// TCP connections come back closed, listening sockets as they were: the other ends have gone on without
   /// it.
   bool close_connections = false;
+  /// Called several times a second while CRIU works: what it throws ends the restore.
+  std::function<void()> check = {};
 };
 
 /// All that follows from whose it is; neither lazy nor with closed connections.

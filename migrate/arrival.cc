@@ -1,10 +1,15 @@
 #include "migrate/arrival.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <array>
+#include <chrono>
+#include <cstdlib>
 #include <format>
+#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -20,10 +25,29 @@
 #include "migrate/preflight.h"
 
 namespace migrate {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kTimeToNotice = 2s;
+
+}  // namespace
 
 PagerLock::PagerLock(const box::Paths& paths) : fd_(base::open(paths.pager_lock, O_RDWR | O_CREAT)) {
   if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0)
     throw base::error("another process brings the memory of this box");
+  base::write_full(fd_.get(), std::format("{}\n", ::getpid()), paths.pager_lock);
+}
+
+void PagerLock::end(const base::Fd& file) {
+  const auto is_held = [&] { return ::flock(file.get(), LOCK_EX | LOCK_NB) != 0; };
+  const auto deadline = std::chrono::steady_clock::now() + kTimeToNotice;
+  while (is_held() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(10ms);
+  std::array<char, 16> text{};
+  if (!is_held() || ::pread(file.get(), text.data(), text.size() - 1, 0) <= 0) return;
+  const int pid = std::atoi(text.data());
+  base::warn("process {}, which was to bring the memory of the box, hangs and is killed", pid);
+  if (pid > 0) ::kill(pid, SIGKILL);  // it has the lock, so it is still that process
 }
 
 bool PagerLock::held(const box::Paths& paths) {
@@ -41,7 +65,9 @@ std::optional<box::Move> find_arrival(const base::Context& context, const std::s
 
 void drop_arrival(const base::Context& context, const std::string& name) {
   const box::Paths paths = box::arriving_paths_of(context, name);
+  const auto bringer = base::open_if_exists(paths.pager_lock, O_RDWR);
   box::tear_down(context, paths, name);
+  if (bringer) PagerLock::end(*bringer);
   box::remove_box_dir(context, paths.dir);
 }
 

@@ -14,12 +14,16 @@ namespace migrate {
 /// What a node does with a box that was on its way here, whoever finds out first: the receiving
 /// process, or `recover`. All of it can be repeated.
 
-/// Held by the process that brings a box's memory (post-copy), as long as it lives.
+/// Held by the process that brings a box's memory (all modes but stop), as long as it lives; its pid is in
+/// it.
 class PagerLock {
  public:
   explicit PagerLock(const box::Paths& paths);
   /// Somebody holds it.
   static bool held(const box::Paths& paths);
+  /// It had to bring a box that is not wanted any more, and gets some time to notice. Then it hangs, and is
+  /// killed. `file`: of the lock, as it may be removed by then.
+  static void end(const base::Fd& file);
 
  private:
   base::Fd fd_;

@@ -161,6 +161,7 @@ class DestinationNode {
     box::mount_root(context_, hello_.config, paths_);
     auto request = box::restore_of(paths_, hello_.config);
     request.lazy = hello_.lazy;
+    request.check = [this] { wire_.expect_silence(); };  // the source may have given us up
     box::restore(request);
     on_disk.get();
     return State::kPrepared;

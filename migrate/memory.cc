@@ -6,6 +6,7 @@
 #include <future>
 #include <span>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -32,6 +33,8 @@ constexpr auto kPatience = 5min;
 constexpr auto kLastPart = 10s;
 // How long a box may wait for memory that does not come, before it is better started from its disk.
 constexpr auto kLost = 60s;
+// When nothing has gone on for so long, the operator is told.
+constexpr auto kStall = 15s;
 constexpr size_t kMostRuns = kMaxFrame / 16;  // of one frame
 
 Json about(const std::string& id, const std::string& box) {
@@ -232,9 +235,29 @@ void MemoryServer::require_connection() {
   throw base::error("the other node closed the connection for the box's memory");
 }
 
+void MemoryServer::tell_stall() {
+  const std::unique_lock lock(mutex_);
+  if (stage_ == Stage::kHere)
+    base::warn("{} has all memory of box {}, and has not put it in place for {} s", node_, box_, kStall / 1s);
+  else
+    base::warn("{} has taken no memory of box {} for {} s: what in the box needs some of it waits", node_,
+               box_, kStall / 1s);
+}
+
 uint64_t MemoryServer::finish(base::Progress& progress) {
+  uint64_t before = served_;
+  auto stall = std::chrono::steady_clock::now() + kStall;
+  bool told = false;
   while (done_.wait_for(100ms) == std::future_status::timeout) {
-    progress.at(served_);
+    const uint64_t served = served_;
+    progress.at(served);
+    if (std::exchange(before, served) != served) {
+      stall = std::chrono::steady_clock::now() + kStall;
+      told = false;
+    } else if (!told && std::chrono::steady_clock::now() > stall) {
+      told = true;
+      tell_stall();
+    }
     lanes_.grow(meter_.look(wire_->level().busy(), transport_.pid()));
   }
   try {

@@ -84,6 +84,7 @@ class MemoryServer {
   void end_round();
   void push_last(PageSender& sender, const std::map<pid_t, pid_t>& processes, std::vector<PageRun> runs);
   void reach(Stage stage);
+  void tell_stall();
 
   std::string node_, box_;
   Transport transport_;

@@ -1,5 +1,7 @@
 #include "migrate/source.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -37,8 +39,11 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-// The destination restores, or waits for a slow disk, between two messages.
+// The destination may wait for a slow disk between two messages.
 constexpr auto kPatience = 5min;
+// A restore that takes so long, and so many times the freeze that was predicted, hangs; the box is frozen.
+constexpr auto kRestorePatience = 60s;
+constexpr double kRestoreTimes = 10;
 // So often and so long a box goes on for those who connect. Who has not come so far then, may not want to.
 constexpr int kTurns = 5;
 constexpr auto kTurn = 2ms;
@@ -235,7 +240,7 @@ class SourceNode {
   State restore() {
     base::pause_point("source.dumped");
     Step step = phase("restore");
-    wire_.expect_json(Frame::kPrepared, kPatience);
+    wire_.expect_json(Frame::kPrepared, restore_patience(), "the restore of the box");
     if (memory()) memory()->wait(goal_.mode == Mode::kPrecopy);
     return State::kDecide;
   }
@@ -281,6 +286,12 @@ class SourceNode {
     base::pause_point("source.running");
     forget_box(context_, hello_.config, report_.epoch);
     return State::kDone;
+  }
+
+  [[nodiscard]] std::chrono::milliseconds restore_patience() const {
+    const double predicted = report_.predicted ? report_.predicted->freeze_ms : 0;
+    return std::max<std::chrono::milliseconds>(
+        kRestorePatience, std::chrono::milliseconds(static_cast<int64_t>(kRestoreTimes * predicted)));
   }
 
   void require_memory() {

@@ -222,12 +222,11 @@ Message Wire::recv(milliseconds timeout, std::string_view awaited) {
   return message;
 }
 
-nlohmann::json Wire::expect_json(Frame type, milliseconds timeout) {
-  std::string awaited = std::format("\"{}\"", frame_name(type).value_or("?"));
-  Message message = recv(timeout, awaited);
+nlohmann::json Wire::expect_json(Frame type, milliseconds timeout, std::string_view awaited) {
+  const std::string name = std::format("\"{}\"", frame_name(type).value_or("?"));
+  Message message = recv(timeout, awaited.empty() ? name : awaited);
   if (message.type != type)
-    throw error("the other node sent \"{}\" where \"{}\" was due", *frame_name(message.type),
-                frame_name(type).value_or("?"));
+    throw error("the other node sent \"{}\" where {} was due", *frame_name(message.type), name);
   return parse_json(message);
 }
 

@@ -105,8 +105,8 @@ class Wire {
 
   /// The next frame. `awaited` is for the sentence: "… closed the connection while we waited for AWAITED".
   Message recv(std::chrono::milliseconds timeout, std::string_view awaited = "its next message");
-  /// The next frame must be of this type and hold one JSON object.
-  nlohmann::json expect_json(Frame type, std::chrono::milliseconds timeout);
+  /// The next frame must be of this type and hold one JSON object. Without `awaited` messages say the type.
+  nlohmann::json expect_json(Frame type, std::chrono::milliseconds timeout, std::string_view awaited = {});
 
   /// For before a step that cannot be taken lightly: throws what the other node has said, or that it has
   /// closed the connection, as far as that is known here. Does not wait.

@@ -272,6 +272,18 @@ class Halted:
         return self.child.returncode
 
 
+def criu_that_restores(move):
+    """CRIU's pid, of a move that has halted at destination.network."""
+    def find():
+        # It leaves the box's group just now.
+        group = lines(move.lab.group / move.destination / "drover" / move.box.name / "cgroup.procs")
+        return [pid for pid in {*members(move.lab, move.destination), *map(int, group)}
+                if lines(f"/proc/{pid}/comm") == ["criu"] and command_line(parent(pid)).startswith("drover-node receive")]
+
+    [pid] = until("CRIU works", find)
+    return pid
+
+
 def members(lab, machine):
     """Processes of a machine that are in none of its boxes."""
     return [int(pid) for pid in lines(lab.group / machine / "lab/cgroup.procs")]

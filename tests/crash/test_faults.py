@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import DROVER, GIVEN, ORDERS, POINTS, Box, Halted, increments_on_disk, members, parent, recover, served, settle
+from moves import DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_that_restores, increments_on_disk, members, recover, served, settle
 from rack import rack, shared  # noqa: F401: fixtures
 
 pytestmark = [pytest.mark.leaves, pytest.mark.limit(240)]
@@ -218,15 +218,7 @@ def test_criu_is_killed_while_it_restores(lab, rack, delay_ms, mode):
 def test_criu_alone_is_killed_while_it_restores(lab, rack, tmp_path, mode):
     """And not what it has begun to restore, which waits for it."""
     move = Halted(rack.box, "destination.network", tmp_path, "--mode", mode, "--force")
-
-    def criu():
-        # It leaves the box's group just now.
-        there = {*members(lab, move.destination), *map(int, lines(lab.group / move.destination / "drover" / rack.box.name / "cgroup.procs"))}
-        return [pid for pid in there
-                if lines(f"/proc/{pid}/comm") == ["criu"] and command_line(parent(pid)).startswith("drover-node receive")]
-
-    [pid] = until("CRIU works", criu)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(criu_that_restores(move), signal.SIGKILL)
     assert move.go_on() == 3, move.err
     assert "CRIU could not restore the box from images" in json.loads(move.err.splitlines()[-1])["error"]
     rack.check(move.source)

@@ -1,0 +1,57 @@
+"""Nothing fails and nothing goes on: whoever waits for it notices, says so, and ends what holds a frozen box."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from moves import Halted, check_filled, criu_that_restores, fill, has_ended, settle
+from rack import rack, shared  # noqa: F401: fixtures
+
+pytestmark = [pytest.mark.leaves, pytest.mark.limit(240)]
+
+
+def gives_up(move, rack):
+    """The source does, after a minute; and the destination ends what hangs there."""
+    start = time.monotonic()
+    assert move.go_on() == 3, move.err
+    assert 50 < time.monotonic() - start < 100
+    assert json.loads(move.out)["outcome"] == "rolled_back"
+    assert json.loads(move.err.splitlines()[-1])["error"] == \
+        f"{move.destination} was silent while we waited for the restore of the box"
+    rack.check(move.source)
+    rack.box.migrate()  # as if nothing had happened
+    rack.check(move.destination)
+
+
+def test_criu_hangs_while_it_restores(rack, tmp_path):
+    move = Halted(rack.box, "destination.network", tmp_path, "--mode", "stop", "--force")
+    criu = criu_that_restores(move)
+    os.kill(criu, signal.SIGSTOP)
+    gives_up(move, rack)
+    assert has_ended(criu)
+
+
+def test_who_brings_the_memory_hangs_before_the_restore(rack, tmp_path):
+    move = Halted(rack.box, "source.dumped", tmp_path, "--mode", "precopy", "--force")
+    os.kill(move.pids["bringer"], signal.SIGSTOP)
+    gives_up(move, rack)
+    assert has_ended(move.pids["bringer"])
+
+
+def test_who_brings_the_memory_hangs_after_it(lab, rack, tmp_path):
+    """The box is at the destination, and waits wherever it needs memory. The operator is told; and goes on when it does."""
+    fill(rack.client.other(), 16)
+    lab.link(rack.box.other(), "slow", "20mbit")
+    move = Halted(rack.box, "source.given", tmp_path, "--mode", "postcopy", "--force")
+    os.kill(move.pids["bringer"], signal.SIGSTOP)
+    move.resume()
+    time.sleep(17)
+    os.kill(move.pids["bringer"], signal.SIGCONT)
+    assert move.go_on() == 0, move.err
+    warnings = [line["warning"] for line in map(json.loads, move.err.splitlines()) if "warning" in line]
+    assert warnings == [f"{move.destination} has taken no memory of box {rack.box.name} for 15 s: what in the box needs some of it waits"]
+    settle(lab, move, "at once")
+    check_filled(rack.client.other(), 16)
+    rack.check(move.destination)
