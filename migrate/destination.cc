@@ -8,6 +8,7 @@
 #include <format>
 #include <future>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -108,15 +109,19 @@ class DestinationNode {
     }
   }
 
-  // from: kOffer. to: kDone. Memory that comes in a dry run shows how fast it comes.
+  // from: kOffer. to: kDone. Memory that comes in a dry run shows how fast it comes. An empty one is the
+  // last.
   State probe() {
-    for (;;) {
+    for (bool empty = true;;) {
       const Message message = wire_.recv(kPatience, "a measurement");
-      if (message.type == Frame::kDataEnd) break;
-      parse_pages(message);
+      if (message.type == Frame::kDataEnd) {
+        wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
+        if (std::exchange(empty, true)) return State::kDone;
+      } else {
+        parse_pages(message);
+        empty = false;
+      }
     }
-    wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
-    return State::kDone;
   }
 
   // from: kOffer. to: kRounds. From here the box is on record.

@@ -148,12 +148,19 @@ double Plan::link_ms(uint64_t bytes) const {
   return static_cast<double>(bytes) / (bandwidth() > 0 ? bandwidth() : kSlowestWire) * 1e3;
 }
 
+/// With which the images reach the destination: how well they can be packed is not known.
+double Plan::shared_bandwidth() const {
+  if (noise_bandwidth_ > 0) return noise_bandwidth_;
+  return bandwidth() > 0 ? bandwidth() : kSlowestWire;
+}
+
 /// What no round makes shorter. As long as rounds are to come that measure the wire, it counts for nothing:
 /// the slowest one would keep boxes from moving that could.
 double Plan::least_ms() const {
   const bool last_word = goal_.mode == Mode::kStop || (goal_.mode == Mode::kPostcopy && sent_bytes_ > 0);
-  const bool known = bandwidth() > 0 || last_word;
-  return fixed_ms(goal_, size_) + (known ? link_ms(size_.shared_bytes) : 0);
+  const bool known = noise_bandwidth_ > 0 || bandwidth() > 0 || last_word;
+  return fixed_ms(goal_, size_) +
+         (known ? static_cast<double>(size_.shared_bytes) / shared_bandwidth() * 1e3 : 0);
 }
 
 double Plan::freeze_ms() const {
@@ -253,7 +260,7 @@ base::Error Plan::refusal(const std::string& box, const std::string& node) const
     why = std::format(
         "{:.0f} MB of shared memory, deleted files and written files have to be sent meanwhile, and {} reach "
         "{}",
-        megabytes(size_.shared_bytes + files_), rate(bandwidth() > 0 ? bandwidth() : kSlowestWire), node);
+        megabytes(size_.shared_bytes + files_), rate(shared_bandwidth()), node);
   else if (rounds_ == 0)
     why = std::format("{:.0f} MB of memory have to be sent meanwhile", left);
   else
@@ -277,13 +284,14 @@ base::Error Plan::refusal(const std::string& box, const std::string& node) const
 
 // The same decisions on rounds that are computed. A short measurement tells no working set: a rate that holds
 // up to all of the memory promises too little of long rounds, and too much of short ones.
-Forecast Plan::forecast(const Goal& asked, const BoxSize& size, double bandwidth, double dirty_rate,
-                        uint64_t private_layer_bytes) {
+Forecast Plan::forecast(const Goal& asked, const BoxSize& size, double bandwidth, double noise_bandwidth,
+                        double dirty_rate, uint64_t private_layer_bytes) {
   const Goal goal = asked.resolved(true);
   const double memory = static_cast<double>(size.memory_bytes);
   Plan plan(goal, size);
   plan.weighed_bytes_ = bandwidth > 0 ? bandwidth : kSlowestWire;  // a second of it, and no part of the move
   plan.weighed_ms_ = 1e3;
+  plan.noise_bandwidth_ = noise_bandwidth;
   double elapsed_ms = kAround + plan.link_ms(private_layer_bytes);
   while (plan.next() == Next::kRound) {
     const double ms = std::max(plan.link_ms(plan.dirty_), kShortestRound);

@@ -50,6 +50,11 @@ struct Sent {
   uint64_t bytes = 0;       ///< of memory or of files
   uint64_t wire_bytes = 0;  ///< what became of them
   double ms = 0;
+
+  /// Bytes per second; 0: nothing was sent.
+  [[nodiscard]] double bandwidth() const {
+    return bytes > 0 && ms > 0 ? static_cast<double>(bytes) / ms * 1e3 : 0;
+  }
 };
 
 /// What a move will be.
@@ -71,6 +76,8 @@ class Plan {
 
   /// Something else was sent, such as a part of the private layer: says how fast the wire is.
   void carried(const Sent& what);
+  /// This of what cannot be packed was sent: how fast what goes in the freeze is, at least.
+  void noise(const Sent& what) { noise_bandwidth_ = what.bandwidth(); }
   /// What the last round of files has to send, as far as the one before tells.
   void files(uint64_t bytes) { files_ = bytes; }
   /// A round of memory ended; `dirty_after` bytes were written to while it ran, and are to be sent again.
@@ -95,14 +102,15 @@ class Plan {
   /// Why this box is not frozen, and what would make it move.
   [[nodiscard]] base::Error refusal(const std::string& box, const std::string& node) const;
 
-  /// Before anything was sent: `bandwidth` and `dirty_rate` in bytes per second, from a short measurement; a
-  /// bandwidth of 0 is not known.
-  static Forecast forecast(const Goal& goal, const BoxSize& size, double bandwidth, double dirty_rate,
-                           uint64_t private_layer_bytes);
+  /// Before anything was sent: `bandwidth`, that of noise(), and `dirty_rate` in bytes per second, from a
+  /// short measurement; a bandwidth of 0 is not known.
+  static Forecast forecast(const Goal& goal, const BoxSize& size, double bandwidth, double noise_bandwidth,
+                           double dirty_rate, uint64_t private_layer_bytes);
 
  private:
   [[nodiscard]] bool memory_waits() const;
   [[nodiscard]] double link_ms(uint64_t bytes) const;
+  [[nodiscard]] double shared_bandwidth() const;
   [[nodiscard]] double least_ms() const;
   [[nodiscard]] double shrink() const;
   [[nodiscard]] bool stalled() const;
@@ -112,6 +120,7 @@ class Plan {
   Goal goal_;
   BoxSize size_;
   double weighed_bytes_ = 0, weighed_ms_ = 0;  ///< of what was sent; older things count less
+  double noise_bandwidth_ = 0;
   int rounds_ = 0;
   uint64_t dirty_;             ///< what the next round, or the freeze, has to send
   uint64_t dirty_before_ = 0;  ///< what the last round had to send

@@ -13,7 +13,7 @@
 namespace migrate {
 
 /// Of the protocol in docs/formats/move-wire.md.
-inline constexpr int kProtocol = 6;
+inline constexpr int kProtocol = 7;
 
 /// What the source says of the box and of itself before anything happens. Not trusted.
 struct Hello {

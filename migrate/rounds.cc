@@ -12,6 +12,7 @@
 #include "box/volume.h"
 #include "migrate/huge.h"
 #include "migrate/mapped.h"
+#include "migrate/noise.h"
 #include "migrate/open_files.h"
 #include "migrate/pages.h"
 #include "migrate/preflight.h"
@@ -34,6 +35,8 @@ constexpr auto kMeasure = 1s;
 constexpr std::chrono::milliseconds kCollapse = 10s, kCollapseEach = 5s, kCollapseMost = 3min;
 // Of the private layer: not worth a round of its own.
 constexpr uint64_t kSmallRound = 1 << 20;
+// Of what goes in the freeze: with less, the wire hardly counts.
+constexpr uint64_t kWorthMeasuring = 4 << 20;
 // While CRIU writes its images. They are sent again as long as they are younger than two ticks of ctime
 // (tree.h).
 constexpr auto kBetweenImages = 10ms;
@@ -60,31 +63,60 @@ BoxSize Rounds::prepare() {
   }
   const auto pids = group_.pids();
   const uint64_t memory = memory_of(pids), huge = std::min(memory, huge_memory_of(pids));
-  return {.memory_bytes = memory,
-          .small_pages = (memory - huge) / kPageSize,
-          .huge_pages = huge / kHugePageSize,
-          .shared_bytes = shared_bytes_of(pids),
-          .processes = static_cast<unsigned>(pids.size()),
-          .image_bytes = box::image_bytes_on_disk(paths_)};
+  size_ = {.memory_bytes = memory,
+           .small_pages = (memory - huge) / kPageSize,
+           .huge_pages = huge / kHugePageSize,
+           .shared_bytes = shared_bytes_of(pids),
+           .processes = static_cast<unsigned>(pids.size()),
+           .image_bytes = box::image_bytes_on_disk(paths_)};
+  return size_;
 }
 
 Forecast Rounds::measure(uint64_t private_layer_bytes) {
-  const BoxSize size = prepare();
+  prepare();
+  const auto end = [&] {
+    wire_.send(Frame::kDataEnd);
+    wire_.expect_json(Frame::kRoundDone, kPatience);
+  };
+  const auto send = [&](const std::map<pid_t, pid_t>& processes, const DirtyMemory::Written& memory) {
+    PageSender sender(wire_, processes);
+    const auto start = Clock::now();
+    Sent sent;
+    for (const PageRun& run : runs_of(memory)) {
+      if (Clock::now() - start > kMeasure) break;
+      sent.bytes += sender.push(run);
+    }
+    if (sent.bytes > 0) end();
+    sent.ms = ms_since(start);
+    return sent;
+  };
   const auto processes = box::processes_of(group_);
-  PageSender sender(wire_, processes);
   DirtyMemory dirty;
-  const auto start = Clock::now();
-  uint64_t bytes = 0;
-  for (const PageRun& run : runs_of(dirty.take(processes))) {
-    if (Clock::now() - start > kMeasure) break;
-    bytes += sender.push(run);
-  }
-  wire_.send(Frame::kDataEnd);
-  wire_.expect_json(Frame::kRoundDone, kPatience);
-  const double seconds = ms_since(start) / 1e3;
+  const Sent sent = send(processes, dirty.take(processes));
   const auto written = dirty.take(box::processes_of(group_)).bytes();
-  return Plan::forecast(goal_, size, static_cast<double>(bytes) / seconds,
-                        static_cast<double>(written) / seconds, private_layer_bytes);
+  Sent noise;
+  if (size_.shared_bytes >= kWorthMeasuring) {
+    const Noise source;
+    noise =
+        source.measure(size_.shared_bytes, [&](const auto& runs) { return send(source.processes(), runs); });
+  }
+  end();  // an empty measurement is the last
+  return Plan::forecast(goal_, size_, sent.bandwidth(), noise.bandwidth(),
+                        static_cast<double>(written) / sent.ms * 1e3, private_layer_bytes);
+}
+
+/// Of what goes in the freeze it is not known how well it can be packed, and the box's private memory may be
+/// too little to measure by.
+Sent Rounds::push_noise() {
+  Step step(context_.progress, report_.phases, "measure");
+  step.of_box = false;
+  const Noise source;
+  const auto send = [&](DirtyMemory::Written runs) {
+    return memory_->push(source.processes(), runs, [](uint64_t) {});
+  };
+  const Sent sent = source.measure(size_.shared_bytes, send);
+  send({.runs = {}, .renewed = {Noise::kPid}, .unknown = {}});  // it is thrown away
+  return sent;
 }
 
 void Rounds::run(Plan& plan, const std::string& id) {
@@ -97,8 +129,10 @@ void Rounds::run(Plan& plan, const std::string& id) {
     const uint64_t before = std::exchange(files, file_round(plan, number));
     if (number > 0) plan.files(files);
     // The destination has answered: so the box is on its records, where the memory's process looks for it.
-    if (goal_.mode != Mode::kStop && !memory_)
+    if (goal_.mode != Mode::kStop && !memory_) {
       memory_.emplace(request_.rsh, request_.to, id, request_.box, request_.streams);
+      if (size_.shared_bytes >= kWorthMeasuring) plan.noise(push_noise());
+    }
     if (dirty_ && plan.next() == Plan::Next::kRound)
       memory_round(plan, number, number == 0 ? 0 : files);
     else if (files < kSmallRound || files > before / 4 * 3)

@@ -63,6 +63,7 @@ class Rounds {
   [[nodiscard]] MemoryServer* memory() { return memory_ ? &*memory_ : nullptr; }
 
  private:
+  [[nodiscard]] Sent push_noise();
   uint64_t file_round(Plan& plan, int number);
   void memory_round(Plan& plan, int number, uint64_t files);
   uint64_t send_layer(bool final);
@@ -76,6 +77,7 @@ class Rounds {
   Wire& wire_;
   Report& report_;
   const box::Cgroup group_;
+  BoxSize size_;
   base::Fd layer_;  ///< the private layer, or its image's directory
   bool image_ = false;
   std::unique_ptr<ChangeWatch>

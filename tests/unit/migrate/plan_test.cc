@@ -114,6 +114,8 @@ TEST(PlanFreeze, CountsSharedMemoryInEachMode) {
     Plan none({.mode = mode}, {}), shared({.mode = mode}, {.shared_bytes = 400'000'000});
     for (Plan* plan : {&none, &shared}) plan->carried({400'000'000, 400'000'000, 1e3});
     EXPECT_GT(shared.freeze_ms(), none.freeze_ms() + 1000) << to_string(mode) << ": a second on the wire";
+    for (Plan* plan : {&none, &shared}) plan->noise({40'000'000, 40'000'000, 1e3});
+    EXPECT_GT(shared.freeze_ms(), none.freeze_ms() + 10'000) << to_string(mode) << ": it is packed worse";
   }
   Plan plan({.mode = Mode::kPostcopy, .max_downtime_ms = 2000}, {.shared_bytes = 400'000'000});
   EXPECT_EQ(plan.next(), Next::kFreeze) << "the wire may be fast";
@@ -427,7 +429,7 @@ TEST(PlanRefusal, OffersNoTargetThatTheCommandLineDoesNotTake) {
 
 TEST(PlanForecast, OfPrecopyIsWhatTheSameMoveDoes) {
   const BoxSize size = box_of(200'000'000);
-  const Forecast f = Plan::forecast({}, size, kLink, 0.5 * kLink, 40'000'000);
+  const Forecast f = Plan::forecast({}, size, kLink, 0, 0.5 * kLink, 40'000'000);
   const Move move({}, size, steady(0.5 * kLink, 200e6));
   EXPECT_TRUE(f.reachable);
   EXPECT_EQ(f.rounds, move.plan.rounds());
@@ -439,17 +441,17 @@ TEST(PlanForecast, OfPrecopyIsWhatTheSameMoveDoes) {
 }
 
 TEST(PlanForecast, SaysWhereTheTargetIsOutOfReach) {
-  EXPECT_FALSE(Plan::forecast({}, box_of(1'000'000'000), kLink, 2 * kLink, 0).reachable);
-  EXPECT_FALSE(Plan::forecast({.force = true}, box_of(1'000'000'000), kLink, 2 * kLink, 0).reachable);
-  EXPECT_FALSE(Plan::forecast({.max_downtime_ms = 10}, box_of(1'000'000), kLink, 0, 0).reachable);
-  EXPECT_TRUE(Plan::forecast({.mode = Mode::kStop}, box_of(8'000'000'000), kLink, 0, 0).reachable);
-  EXPECT_FALSE(Plan::forecast(Goal{}.resolved(false), box_of(8'000'000'000), kLink, 0, 0).reachable);
-  EXPECT_TRUE(Plan::forecast({.mode = Mode::kHybrid}, box_of(100'000'000), kLink, 2 * kLink, 0).reachable);
+  EXPECT_FALSE(Plan::forecast({}, box_of(1'000'000'000), kLink, 0, 2 * kLink, 0).reachable);
+  EXPECT_FALSE(Plan::forecast({.force = true}, box_of(1'000'000'000), kLink, 0, 2 * kLink, 0).reachable);
+  EXPECT_FALSE(Plan::forecast({.max_downtime_ms = 10}, box_of(1'000'000), kLink, 0, 0, 0).reachable);
+  EXPECT_TRUE(Plan::forecast({.mode = Mode::kStop}, box_of(8'000'000'000), kLink, 0, 0, 0).reachable);
+  EXPECT_FALSE(Plan::forecast(Goal{}.resolved(false), box_of(8'000'000'000), kLink, 0, 0, 0).reachable);
+  EXPECT_TRUE(Plan::forecast({.mode = Mode::kHybrid}, box_of(100'000'000), kLink, 0, 2 * kLink, 0).reachable);
 }
 
 TEST(PlanForecast, OfEachModeComparesAsTheyDo) {
   const auto of = [](Mode mode) {
-    return Plan::forecast({.mode = mode, .max_downtime_ms = 2000}, box_of(1'000'000'000), kLink, 20e6,
+    return Plan::forecast({.mode = mode, .max_downtime_ms = 2000}, box_of(1'000'000'000), kLink, 0, 20e6,
                           10'000'000);
   };
   const Forecast stop = of(Mode::kStop), precopy = of(Mode::kPrecopy), postcopy = of(Mode::kPostcopy),
@@ -466,7 +468,7 @@ TEST(PlanForecast, OfEachModeComparesAsTheyDo) {
 }
 
 TEST(PlanForecast, WithoutABandwidthTakesASlowOne) {
-  const Forecast f = Plan::forecast({}, box_of(100'000'000), 0, 0, 0);
+  const Forecast f = Plan::forecast({}, box_of(100'000'000), 0, 0, 0, 0);
   EXPECT_GT(f.bandwidth, 50e6);
   EXPECT_TRUE(std::isfinite(f.total_ms));
 }
@@ -482,7 +484,7 @@ TEST(PlanForecast, AndEveryMoveComeToAnEnd) {
                        .force = random() % 2 == 0};
     const BoxSize size = box_of(static_cast<uint64_t>(any(1, 64e9)), static_cast<unsigned>(any(1, 1000)));
     const double link = any(1e5, 1e10), writes = any(1, 1e11), set = any(1, 64e9);
-    const Forecast f = Plan::forecast(goal, size, link, writes, random() % 1'000'000'000);
+    const Forecast f = Plan::forecast(goal, size, link, 0, writes, random() % 1'000'000'000);
     EXPECT_TRUE(std::isfinite(f.total_ms) && f.total_ms >= f.freeze_ms);
     const Move move(goal, size, working_set(std::min(set, static_cast<double>(size.memory_bytes)), writes),
                     link);
