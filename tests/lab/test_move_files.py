@@ -1,9 +1,11 @@
 """The private layer after a move is the private layer before it; and what programs hold open goes with them."""
 
 import hashlib
+import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import socket
@@ -14,7 +16,7 @@ import warnings
 import pytest
 from boxes import inside_program
 from conftest import command_line, lines, until
-from moves import Box, Halted
+from moves import Box, Counter, Halted
 
 LONGEST = b"n" * 255
 NAMES = [b"two\nlines", LONGEST, b"\xff\xfe not UTF-8", b" ", b"-rf", "Größe".encode(), b"back\\slash", b"\\012"]
@@ -336,6 +338,30 @@ def test_a_store_through_a_mapping_below_a_bind_mount(lab, make_box, tmp_path, m
     until("it has stored again", lambda: (box.upper(move.source) / "srv/stored/file").read_bytes().count(b"x") > stored)
     assert move.go_on() == 0, move.err
     assert (box.upper() / "srv/stored/file").read_bytes().count(b"x") == stored + 1
+
+
+def make_many():
+    os.mkdir("/srv/many")
+    for number in range(3000):
+        with open(f"/srv/many/{number}", "wb") as file:
+            file.write(b"%d" % number)
+
+
+@pytest.mark.limit(120)
+def test_a_round_looks_at_what_has_changed(lab, make_box):
+    """The first one at everything; the last one, while the box is frozen, at what the kernel has told of (fanotify)."""
+    box = make_box("watched", "redis", 80).answers(6379)
+    in_box(box, make_many)
+    client = Counter(lab, box.ip4)  # it writes to its log
+    result = lab.exec("node1", "drover-node", "-v", "--json", "box", "migrate", box.name, "--to", "node2", "--max-downtime", "60000")
+    rounds = [line["debug"] for line in map(json.loads, result.stderr.splitlines()) if " names" in line.get("debug", "")]
+    looked = [re.fullmatch(r"looked at (\d+) names(| that may have changed), (\d+) differed", line).groups() for line in rounds]
+    of_layer = [(int(names), how != "") for names, how, _ in looked]
+    assert of_layer[0][0] > 3000 and not of_layer[0][1], rounds
+    watched = [names for names, how in of_layer if how]
+    assert len(watched) >= 2 and max(watched) < 100, rounds
+    client.finish()
+    assert box.exec("sh", "-c", "ls /srv/many | wc -l").stdout == "3000\n"
 
 
 def make_text():
