@@ -22,7 +22,8 @@ enum class Tag : uint8_t {
   kRemove = 7,   ///< name, and what is below
   kTimes = 8,    ///< name, atime, mtime: nothing else about it has changed
   kEnd = 9,
-  kPatch = 10,  ///< name, size, pieces, metadata: what differs in a file that has no other name
+  kPatch = 10,   ///< name, size, pieces, metadata: what differs in a file that has no other name
+  kRename = 11,  ///< two paths: of a file that has no other name. Before all others
 };
 
 enum class PieceKind : uint8_t {

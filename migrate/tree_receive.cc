@@ -89,6 +89,12 @@ class Receiver {
       auto tag = Tag(in_.u8());
       if (tag == Tag::kEnd) break;
       if (left_root_) throw bad_tree("there are records behind the root's end");
+      if (tag == Tag::kRename) {
+        if (begun_) throw bad_tree("it renames a file behind other records");
+        rename();
+        continue;
+      }
+      begun_ = true;
       record(tag);
     }
     if (chain_.depth() > 0) throw bad_tree("it ends inside {}", chain_.path());
@@ -129,6 +135,40 @@ class Receiver {
         return;
     }
     ++stats_.entries;
+  }
+
+  // --- names
+
+  /// A file that is there and has no other name, so that nothing else moves with it.
+  void rename() {
+    const Place from = take_place(), to = take_place();
+    struct stat status;
+    if (::fstatat(from.directory(root_), from.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !S_ISREG(status.st_mode) || status.st_nlink != 1)
+      throw bad_tree("it renames {}, and there is no such file with one name", shown_name(from.name));
+    if (::renameat(from.directory(root_), from.name.c_str(), to.directory(root_), to.name.c_str()) != 0)
+      throw_cannot_write(shown_name(to.name));
+    ++stats_.entries;
+  }
+
+  struct Place {
+    Fd fd;  ///< empty: the root
+    std::string name;
+    [[nodiscard]] int directory(int root) const { return fd ? fd.get() : root; }
+  };
+  /// Opens all directories on a path, so that it is beneath the root.
+  Place take_place() {
+    const size_t depth = in_.u16();
+    if (depth == 0 || depth > kMaxTreeDepth + 1) throw bad_tree("a path has {} names", depth);
+    Place place;
+    for (size_t i = 1; i < depth; ++i) {
+      const std::string name = in_.name();
+      Fd next = open_beneath(place.directory(root_), name.c_str(), O_PATH | O_DIRECTORY);
+      if (!next) throw bad_tree("it renames a file in {}, and there is no such directory", shown_name(name));
+      place.fd = std::move(next);
+    }
+    place.name = in_.name();
+    return place;
   }
 
   // --- directories
@@ -345,7 +385,7 @@ class Receiver {
   std::vector<std::byte> piece_;
   std::vector<Level> levels_;
   LinkTargets targets_;
-  bool left_root_ = false;
+  bool begun_ = false, left_root_ = false;
   TreeStats stats_;
 };
 

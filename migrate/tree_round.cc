@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <set>
 #include <vector>
 
 #include "base/error.h"
@@ -15,6 +16,7 @@
 #include "migrate/tree_format.h"
 #include "migrate/tree_meta.h"
 #include "migrate/tree_record.h"
+#include "migrate/tree_renames.h"
 #include "migrate/tree_scan.h"
 #include "migrate/tree_walk.h"
 
@@ -64,6 +66,7 @@ class Sender {
   TreeStats run() {
     out_.raw(kTreeMagic);
     out_.u8(before_.empty() ? kRoundZero : 0);
+    if (may_patch_) renames();
     if (difference_.change[0] != Change::kNone) enter_levels();
     directory(0);
     if (gone_ != kNotGone) throw error("the tree to send has vanished");
@@ -81,6 +84,20 @@ class Sender {
   };
   static constexpr size_t kNotGone = SIZE_MAX;
 
+  /// Before anything takes their old names, or what was below them goes.
+  void renames() {
+    for (const Rename& rename : find_renames(before_, now_, difference_, contents_)) {
+      out_.tag(Tag::kRename);
+      for (const auto& path : {rename.from, rename.to}) {
+        out_.u16(static_cast<uint16_t>(path.size()));
+        for (const std::string_view name : path) out_.name(name);
+      }
+      moved_away_.insert(rename.old);
+      moved_here_.insert(rename.now);
+      ++stats_.entries;
+    }
+  }
+
   // --- directories
 
   /// Sends what is in the directory where the walk is. Returns early when it, or one above, has vanished
@@ -89,7 +106,7 @@ class Sender {
     if (options_.check) options_.check();
     if (auto removed = difference_.removed.find(at); removed != difference_.removed.end())
       for (uint32_t old : removed->second)
-        if (!remove(before_.name(before_.node(old)))) return;
+        if (!moved_away_.contains(old) && !remove(before_.name(before_.node(old)))) return;
     const Node& node = now_.node(at);
     for (uint32_t child = node.first; child < node.first + node.count; ++child) {
       if (now_.node(child).absent) continue;
@@ -245,6 +262,7 @@ class Sender {
 
   /// The blocks of the file that the other side has under this name, and under no other.
   [[nodiscard]] const FileBlocks* sent_before(uint32_t at) const {
+    if (moved_here_.contains(at)) return contents_.find(now_.node(at).ino);
     uint32_t old = difference_.before[at];
     if (old == kNone || !S_ISREG(before_.node(old).mode) || before_.node(old).ino != now_.node(at).ino)
       return nullptr;
@@ -318,7 +336,9 @@ class Sender {
   bool drop(uint32_t at) {
     if (options_.final) throw_changed(at);
     now_.node(at).absent = true;
-    if (difference_.before[at] != kNone) remove(now_.name(now_.node(at)));
+    const uint32_t old = difference_.before[at];
+    if (moved_here_.contains(at) || (old != kNone && !moved_away_.contains(old)))
+      remove(now_.name(now_.node(at)));
     return false;
   }
 
@@ -357,6 +377,8 @@ class Sender {
   DirChain chain_;
   ContentSender content_;
   TreeDifference difference_;
+  std::set<uint32_t> moved_away_;     ///< old nodes: the other side has nothing of this name any more
+  std::set<uint32_t> moved_here_;     ///< new ones: it has the file
   std::vector<Level> levels_;         ///< from the root to where the walk is
   std::vector<std::string> entered_;  ///< those that the other side knows of, with their metadata
   bool may_patch_ = false;

@@ -17,6 +17,7 @@ import pytest
 from boxes import inside_program
 from conftest import command_line, lines, until
 from moves import Box, Counter, Halted
+from test_postcopy import bytes_of
 
 LONGEST = b"n" * 255
 NAMES = [b"two\nlines", LONGEST, b"\xff\xfe not UTF-8", b" ", b"-rf", "Größe".encode(), b"back\\slash", b"\\012"]
@@ -39,9 +40,10 @@ def make_box(lab, templates):
         box.destroy()
 
 
-def in_box(box, function):
-    """Calls a function of this file as root of a box, in the box's namespaces, and returns what it returns."""
-    init = box.show()["pid"]
+def in_box(box, function, init=None):
+    """Calls a function of this file as root of a box, in the box's namespaces, and returns what it returns. `init`: where
+    the box is just being moved."""
+    init = init or box.show()["pid"]
     reading, writing = os.pipe()
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         child = os.fork()  # other threads of this process only wait
@@ -362,6 +364,28 @@ def test_a_round_looks_at_what_has_changed(lab, make_box):
     assert len(watched) >= 2 and max(watched) < 100, rounds
     client.finish()
     assert box.exec("sh", "-c", "ls /srv/many | wc -l").stdout == "3000\n"
+
+
+def rotate():
+    os.rename("/srv/log", "/srv/log.1")
+    with open("/srv/log", "w") as file:
+        file.write("a new one")
+
+
+@pytest.mark.limit(120)
+def test_a_large_log_is_rotated_before_the_freeze(lab, make_box, tmp_path):
+    """The destination has it, and renames it as well."""
+    box = make_box("rotated", "shell", 81)
+    box.exec("dd", "if=/dev/urandom", "of=/srv/log", "bs=1M", "count=40")
+    content = box.exec("sha256sum", "/srv/log").stdout.split()[0]
+    init = box.show()["pid"]
+    move = Halted(box, "source.rounds", tmp_path, "--mode", "precopy", "--force")
+    in_box(box, rotate, init)
+    assert move.go_on() == 0, move.err
+    assert bytes_of(json.loads(move.out), "last round") < 1 << 20
+    assert box.node() == move.destination
+    assert box.exec("sha256sum", "/srv/log.1").stdout.split()[0] == content
+    assert box.exec("cat", "/srv/log").stdout == "a new one"
 
 
 def make_text():

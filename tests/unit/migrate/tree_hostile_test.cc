@@ -1,6 +1,8 @@
 #include <sys/xattr.h>
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "migrate/tree_format.h"
 #include "tests/unit/base/namespace.h"
@@ -115,7 +117,7 @@ TEST_F(TreeHostile, Beginnings) {
   EXPECT_EQ("it does not begin as one", refusal(Bytes().raw("DRVTREE0").u8(0)));
   EXPECT_EQ("its flags are 2", refusal(tree(2)));
   EXPECT_EQ("there is no record 0", refusal(tree().u8(0)));
-  EXPECT_EQ("there is no record 11", refusal(tree().u8(11)));
+  EXPECT_EQ("there is no record 12", refusal(tree().u8(12)));
 }
 
 TEST_F(TreeHostile, Names) {
@@ -200,6 +202,48 @@ TEST_F(TreeHostile, Content) {
             refusal(tree().file("f", 0, 9'000'000).number(uint32_t{kMaxExtent + 1}).number(uint64_t{0})));
   EXPECT_EQ("! cannot write /f: File too large",
             refusal(tree().file("f", 0, INT64_MAX).number(uint32_t{0}).metadata()));
+}
+
+TEST_F(TreeHostile, Renames) {
+  using Path = std::vector<std::string>;
+  auto rename = [](Bytes before, const Path& from, const Path& to) {
+    before.tag(Tag::kRename);
+    for (const Path& path : {from, to}) {
+      before.number(static_cast<uint16_t>(path.size()));
+      for (const std::string& name : path) before.name(name);
+    }
+    return before;
+  };
+  auto refused = [&](const Path& from, const Path& to) {
+    base::remove_tree(this->to());
+    for (const char* directory : {"/d/e", "/full"}) base::make_directories(this->to() + directory);
+    for (const char* file : {"f", "d/e/f", "full/f"}) base::write_file(this->to(file), "content");
+    std::filesystem::create_hard_link(this->to("f"), this->to("linked"));
+    std::filesystem::create_symlink("/etc/passwd", this->to("s"));
+    std::filesystem::create_symlink("..", this->to("up"));
+    return refusal(rename(tree(0), from, to).tag(Tag::kEnd), true);
+  };
+  EXPECT_EQ("! no error", refused({"d", "e", "f"}, {"d", "g"}));
+  EXPECT_EQ("content", base::read_file(to("d/g")));
+  EXPECT_EQ("! no error", refused({"full", "f"}, {"linked"}));
+
+  // Only a regular file of one name moves, and only to where no directory is.
+  for (const Path& from : {Path{"s"}, {"linked"}, {"f"}, {"d"}, {"none"}, {"d", "e"}})
+    EXPECT_EQ("it renames " + from.back() + ", and there is no such file with one name",
+              refused(from, {"g"}));
+  EXPECT_EQ("! cannot write full: Is a directory", refused({"d", "e", "f"}, {"full"}));
+  // A path leads through directories of the tree.
+  for (const char* name : {"up", "s", "f", "none"}) {
+    const std::string sentence =
+        std::string("it renames a file in ") + name + ", and there is no such directory";
+    EXPECT_EQ(sentence, refused({name, "outside"}, {"g"}));
+    EXPECT_EQ(sentence, refused({"d", "e", "f"}, {name, "g"}));
+  }
+  EXPECT_EQ("\"..\" is no name of a file", refused({"d", "..", "f"}, {"g"}));
+  EXPECT_EQ("a path has 0 names", refused({}, {"g"}));
+  EXPECT_EQ("a path has 2050 names", refused(Path(2050, "d"), {"g"}));
+  EXPECT_EQ("it renames a file behind other records",
+            refusal(rename(tree().whole_file("f"), {"f"}, {"g"}).tag(Tag::kEnd)));
 }
 
 TEST_F(TreeHostile, Patches) {

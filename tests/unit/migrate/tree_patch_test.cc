@@ -33,6 +33,9 @@ class TreePatch : public TreeTest {
     base::Fd file = base::open(from(name), O_WRONLY);
     ASSERT_EQ(text.size(), ::pwrite(file.get(), text.data(), text.size(), static_cast<off_t>(offset)));
   }
+  void rename(const std::string& name, const std::string& other) const {
+    ASSERT_EQ(0, ::rename(from(name).c_str(), from(other).c_str()));
+  }
   void punch(const std::string& name, off_t offset, off_t length) const {
     base::Fd file = base::open(from(name), O_WRONLY);
     ASSERT_EQ(0, ::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length));
@@ -95,9 +98,64 @@ TEST_F(TreePatch, AFileOfSeveralNamesIsNeverPatched) {
   EXPECT_EQ(kBlockSize, costs([&] { put("big", 5, "y"); }));
 }
 
-TEST_F(TreePatch, OnlyTheSameFileUnderTheSameNameIsPatched) {
-  EXPECT_EQ(4 * kMiB, costs([&] { ASSERT_EQ(0, ::rename(from("big").c_str(), from("moved").c_str())); }));
-  EXPECT_EQ(kBlockSize, costs([&] { put("moved", 5, "y"); }));
+TEST_F(TreePatch, AFileIsPatchedUnderItsNewName) {
+  const ino_t ino = arrived("big");
+  EXPECT_EQ(0, costs([&] { rename("big", "moved"); }));
+  EXPECT_EQ(kBlockSize, costs([&] {
+              rename("moved", "again");
+              put("again", 5, "x");
+            }));
+  EXPECT_EQ(7, costs([&] {  // as logs are rotated
+              rename("again", "big.1");
+              write("again", "the log");
+            }));
+  EXPECT_EQ(0, costs([&] { ASSERT_EQ(0, ::mkdir(from("dir").c_str(), 0700)); }));
+  EXPECT_EQ(kBlockSize, costs([&] {
+              rename("big.1", "dir/again");
+              put("dir/again", kBlockSize, "y");
+            }));
+  EXPECT_EQ(kBlockSize, costs([&] {
+              rename("dir/again", "again");  // over one that is there
+              put("again", kBlockSize, "z");
+              ASSERT_EQ(0, ::rmdir(from("dir").c_str()));
+            }));
+  EXPECT_EQ(ino, arrived("again"));
+  EXPECT_EQ(0, costs([&] { ::unlink(from("again").c_str()); }));
+}
+
+TEST_F(TreePatch, FilesThatTakeEachOthersNames) {
+  EXPECT_EQ(6 * kMiB, costs([&] {
+              write("big.1", noise(4 * kMiB));
+              write("big.2", noise(2 * kMiB));
+            }));
+  EXPECT_EQ(2 * kMiB, costs([&] {  // each moves on, and the last one goes
+              rename("big.1", "big.2");
+              rename("big", "big.1");
+              write("big", noise(2 * kMiB));
+            }));
+  EXPECT_EQ(4 * kMiB, costs([&] {  // in a circle: one of them whole
+              rename("big.1", "other");
+              rename("big.2", "big.1");
+              rename("other", "big.2");
+            }));
+  EXPECT_EQ(4 * kMiB, costs([&] {  // into a directory that is new
+              ASSERT_EQ(0, ::mkdir(from("dir").c_str(), 0700));
+              rename("big.1", "dir/big");
+            }));
+  EXPECT_EQ(0, costs([&] {  // a directory takes its name
+              rename("big.2", "big.3");
+              ASSERT_EQ(0, ::mkdir(from("big.2").c_str(), 0700));
+            }));
+  EXPECT_EQ(4 * kMiB, costs([&] {  // and it that of a directory
+              ASSERT_EQ(0, ::rmdir(from("big.2").c_str()));
+              rename("big.3", "big.2");
+            }));
+  EXPECT_EQ(4 * kMiB, costs([&] { rename("dir", "moved"); }));  // with what is in it
+  EXPECT_EQ(kBlockSize, costs([&] { put("moved/big", 5, "y"); }));
+}
+
+TEST_F(TreePatch, OnlyTheSameFileIsPatched) {
+  EXPECT_EQ(0, costs([&] { rename("big", "moved"); }));
   EXPECT_EQ(4 * kMiB, costs([&] {
               write("another", base::read_file(from("moved")));
               ASSERT_EQ(0, ::rename(from("another").c_str(), from("moved").c_str()));

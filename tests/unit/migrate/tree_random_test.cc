@@ -125,7 +125,7 @@ class Vandal {
     if (!file) return;
     std::string text(below(20'000), static_cast<char>(random_()));
     for (size_t extents = below(4); extents > 0; --extents)
-      (void)!::pwrite(file.get(), text.data(), text.size(), static_cast<off_t>(below(1 << 20)));
+      (void)!::pwrite(file.get(), text.data(), text.size(), static_cast<off_t>(below(2 << 20)));
   }
   void overwrite(const std::string& path, int flags) {
     base::Fd file(::open(path.c_str(), flags | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
