@@ -52,6 +52,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static Place place;
   base::make_directories(place.root);
   base::make_directories(place.root + "/directory");  // for streams of a later round
+  base::write_file(place.root + "/directory/file", "content");
   base::Fd root = base::open(place.root, O_RDONLY | O_DIRECTORY);
   if (size > 8 && data[8] == 1) base::remove_tree(place.root + "/directory");
   InputSource source(data, size);
