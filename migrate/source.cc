@@ -132,7 +132,9 @@ class SourceNode {
             "drover-node has to be the only one that says something there: start-up files of the shell must "
             "not");
   }
-  void count_wire() {
+  /// What there is to say of the connections, in the end.
+  void finish_wire() {
+    transport_.pass_on_warnings();
     report_.wire_bytes = layers_ + wire_.wire_bytes();
     if (!memory()) return;
     memory()->close();
@@ -393,11 +395,11 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
     } else {
       e.exit(base::Exit::kNeedsRecover);
     }
-    source.count_wire();
+    source.finish_wire();
     report.total_ms = ms_since(start);
     throw std::move(e);
   }
-  source.count_wire();
+  source.finish_wire();
   report.total_ms = ms_since(start);
 }
 

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <sstream>
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace migrate {
 namespace {
@@ -29,17 +31,20 @@ Started start(const std::vector<std::string>& argv) {
   }
 }
 
-/// The last line, without what could steer a terminal.
-std::string last_line(int fd) {
+/// The last 4 KiB, in lines, without what could steer a terminal.
+std::vector<std::string> last_lines(int fd) {
   std::array<char, 4096> end{};
   const off_t size = ::lseek(fd, 0, SEEK_END);
   const ssize_t got =
       ::pread(fd, end.data(), end.size(), std::max<off_t>(0, size - static_cast<off_t>(end.size())));
-  std::string text(end.data(), got > 0 ? static_cast<size_t>(got) : 0);
-  text.erase(text.find_last_not_of(" \r\n") + 1);
-  text.erase(0, text.rfind('\n') + 1);
-  std::ranges::replace_if(text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-  return text;
+  std::istringstream text(std::string(end.data(), got > 0 ? static_cast<size_t>(got) : 0));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(text, line);) {
+    line.erase(line.find_last_not_of(" \r") + 1);
+    std::ranges::replace_if(line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+    if (!line.empty()) lines.push_back(std::move(line));
+  }
+  return lines;
 }
 
 }  // namespace
@@ -113,13 +118,20 @@ void Transport::finish() {
 
 base::Error Transport::unreachable() {
   const auto status = child_.wait(std::chrono::seconds(1));
-  std::string why = last_line(talk_.get());
+  const auto lines = last_lines(talk_.get());
+  std::string why = lines.empty() ? "" : lines.back();
   if (why.empty())
     why = rsh_.front() + (status ? " ended with status " + std::to_string(*status) : " brought no answer");
   const std::string program = rsh_ == rsh_words("") ? "ssh" : base::quoted(rsh_);
   return base::error("cannot reach drover-node on {}: {}", node_, why)
       .hint("try `" + program + " " + node_ +
             " drover-node --version`: it must answer without asking for anything");
+}
+
+void Transport::pass_on_warnings() const {
+  constexpr std::string_view kWarning = "warning: ";  // base/log.cc
+  for (const std::string& line : last_lines(talk_.get()))
+    if (line.starts_with(kWarning)) base::warn("{}: {}", node_, line.substr(kWarning.size()));
 }
 
 base::Error naming(const std::string& node, const base::Error& e) {

@@ -27,12 +27,14 @@ class Transport {
   /// For a connection on which nothing came: that the node cannot be reached, and why, in the transport's
   /// words.
   [[nodiscard]] base::Error unreachable();
+  /// What the other node has warned of so far, as warnings of ours.
+  void pass_on_warnings() const;
 
  private:
   std::string node_;
   std::vector<std::string> rsh_;
   base::Fd in_, out_;
-  base::Fd talk_;  ///< its stderr, where the other node says once more what it has sent us
+  base::Fd talk_;  ///< its stderr: warnings, and once more what the other node has sent us as its failure
   base::Child child_;
 };
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import operator
 import os
 import re
@@ -347,6 +348,18 @@ def seen(box, words):
     text = re.sub(r"counter packets \d+ bytes \d+", "counter", text)
     text = re.sub(r"@if\d+|link-netnsid \d+|tentative (?=proto kernel_ll)", "", text)
     return sorted(line.strip() for line in text.splitlines())
+
+
+@pytest.mark.limit(120)
+def test_warnings_of_the_other_node_are_told(lab, make_box, tmp_path):
+    box = make_box("warned", "shell", 41)
+    rsh = tmp_path / "rsh"
+    rsh.write_text('#!/bin/sh\nprintf "warning: a \\033[1mstrange\\n" >&2\nexec ssh "$@"\n')
+    rsh.chmod(0o755)
+    result = box.migrate("--mode", "stop", "--rsh", str(rsh), check=False)
+    assert result.returncode == 0, result.stderr
+    said = [json.loads(line) for line in result.stderr.splitlines()]
+    assert {"warning": "node2: a  [1mstrange"} in said, said
 
 
 @pytest.mark.limit(120)
