@@ -284,6 +284,27 @@ def criu_that_restores(move):
     return pid
 
 
+def processes(box):
+    """The names of its processes, one for each, in order."""
+    pids = lines(box.lab.group / box.node() / "drover" / box.name / "cgroup.procs")
+    return sorted(name for pid in pids for name in lines(f"/proc/{pid}/comm"))
+
+
+def started_processes(box):
+    """The same, when it has started: a second long there were no others."""
+    group = box.lab.group / box.node() / "drover" / box.name / "cgroup.procs"
+    seen, since = None, time.monotonic()
+
+    def steady():
+        nonlocal seen, since
+        if (now := lines(group)) != seen:
+            seen, since = now, time.monotonic()
+        return time.monotonic() - since > 1
+
+    until("its processes are the same for a second", steady, timeout=60)
+    return processes(box)
+
+
 def members(lab, machine):
     """Processes of a machine that are in none of its boxes."""
     return [int(pid) for pid in lines(lab.group / machine / "lab/cgroup.procs")]

@@ -276,17 +276,19 @@ def test_log_leaks_nothing_of_the_node(boxes, lab, planted):
 
 # --- stop
 
-def test_stop_asks_first(boxes):
-    init = "trap 'echo asked >/srv/said; exit 0' TERM\nwhile :; do sleep 1000 & wait $!; done\n"
+def test_stop_asks_first(boxes, wait_until):
+    init = "trap 'echo asked >/srv/said; exit 0' TERM\n>/srv/ready\nwhile :; do sleep 1000 & wait $!; done\n"
     boxes.start("web1", files={"/sbin/box-init": (init, 0o755)})
+    wait_until("it can be asked", lambda: (boxes.upper("web1") / "srv/ready").exists())
     result = boxes.drover("box", "stop", "web1", "--timeout", "30")
     assert result.stderr == ""
     assert (boxes.upper("web1") / "srv/said").read_text() == "asked\n"
 
 
-def test_stop_kills_what_does_not_end(boxes):
-    init = "trap 'echo asked >/srv/said' TERM\nwhile :; do sleep 1000 & wait $!; done\n"
+def test_stop_kills_what_does_not_end(boxes, wait_until):
+    init = "trap 'echo asked >/srv/said' TERM\n>/srv/ready\nwhile :; do sleep 1000 & wait $!; done\n"
     boxes.start("web1", files={"/sbin/box-init": (init, 0o755)})
+    wait_until("it can be asked", lambda: (boxes.upper("web1") / "srv/ready").exists())
     result = boxes.drover("box", "stop", "web1", "--timeout", "1")
     assert "box web1 did not end by itself and was killed" in result.stderr
     assert boxes.state("web1") == "stopped"
@@ -383,7 +385,8 @@ def test_an_address_in_use_on_the_network_is_refused(boxes, lab):
 
 def test_interrupted_commands(boxes, lab, wait_until):
     """Ctrl-C while a box is asked to end: the box is as it was, and the next command goes on."""
-    boxes.start("web1", files={"/sbin/box-init": ("trap 'echo asked >>/srv/said' TERM\nwhile :; do sleep 1000 & wait $!; done\n", 0o755)})
+    boxes.start("web1", files={"/sbin/box-init": ("trap 'echo asked >>/srv/said' TERM\n>/srv/ready\nwhile :; do sleep 1000 & wait $!; done\n", 0o755)})
+    wait_until("it can be asked", lambda: (boxes.upper("web1") / "srv/ready").exists())
     child = lab.popen("node1", "drover-node", "box", "stop", "web1", "--timeout", "1000")
     wait_until("it is asked", lambda: (boxes.upper("web1") / "srv/said").exists())
     assert "box web1 is busy" in boxes.fails("start", "web1")

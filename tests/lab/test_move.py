@@ -13,7 +13,7 @@ import time
 
 import pytest
 from conftest import ROOT, until
-from moves import Box, Counter, Halted, increments_on_disk, nothing_remains
+from moves import Box, Counter, Halted, increments_on_disk, nothing_remains, processes, started_processes
 
 REPORT = ["box", "from", "to", "mode", "outcome", "epoch", "freeze_ms", "total_ms", "wire_bytes", "streams", "rounds", "bytes",
           "bandwidth", "dirty_rate", "predicted", "phases"]
@@ -199,14 +199,14 @@ def test_whole_server(lab, make_box, before):
     ports = {22: b"SSH-2.0", 80: b"HTTP/1.1 200", 5432: b"", 6379: b"+PONG"}
     for port in ports:
         box.answers(port)
-    until("cron and D-Bus run", lambda: {"cron", "dbus-daemon", "rsyslogd"} <= processes(box), timeout=40)
-    running = processes(box)
+    until("cron and D-Bus run", lambda: {"cron", "dbus-daemon", "rsyslogd"} <= set(processes(box)), timeout=40)
+    running = set(started_processes(box))
     client = Counter(lab, box.ip4)
     shell = lab.connect("client", box.ip4, 22, timeout=60)
     assert shell.recv(100).startswith(b"SSH-2.0")
     box.migrate()
     client.check()
-    assert processes(box) >= running
+    assert running <= set(processes(box))
     for port, greeting in ports.items():
         connection = lab.connect("client", box.ip4, port, timeout=60)
         if port in (80, 6379):
@@ -223,18 +223,6 @@ def test_whole_server(lab, make_box, before):
     until("rsyslog writes", lambda: "after the move" in (box.upper() / "var/log/syslog").read_text(), timeout=20)
     client.finish()
     nothing_remains(lab, box, "node1", before)
-
-
-def processes(box):
-    group = box.lab.group / box.node() / "drover" / box.name
-    names = set()
-    for pid in (group / "cgroup.procs").read_text().split():
-        try:
-            with open(f"/proc/{pid}/comm") as file:
-                names.add(file.read().strip())
-        except OSError:
-            pass
-    return names
 
 
 @pytest.mark.limit(120)

@@ -10,7 +10,7 @@ import struct
 
 import pytest
 from conftest import lines, until
-from moves import DROVER, Box, Counter, Redis, nothing_remains, recover, state
+from moves import DROVER, Box, Counter, Redis, nothing_remains, processes, recover, started_processes, state
 
 SAVED = ["box", "file", "outcome", "epoch", "bytes", "total_ms", "freeze_ms", "phases"]
 SAVE_POINTS = ["checkpoint.saving", "checkpoint.rounds", "checkpoint.frozen", "checkpoint.dumped", "checkpoint.thawed",
@@ -472,11 +472,11 @@ def box_upper(lab, node):
 def test_a_whole_system(lab, make_box, save, file):
     """Twenty processes, a database and a web server, on a node that has not seen them before."""
     box = make_box("shelf", "full", 60).answers(5432).answers(80)
+    until("cron runs", lambda: "cron" in processes(box), timeout=40)
+    running = started_processes(box)
     save(box)
-    processes = sorted(lines(f"/proc/{pid}/comm") for pid in lines(lab.group / "node1/drover/shelf/cgroup.procs"))
     destroy(lab, box)
     restore(lab, file)
-    again = sorted(lines(f"/proc/{pid}/comm") for pid in lines(lab.group / "node2/drover/shelf/cgroup.procs"))
-    assert again == processes
+    assert processes(box) == running
     box.answers(5432).answers(80)
     assert box.exec("true").returncode == 0

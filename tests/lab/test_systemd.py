@@ -205,6 +205,7 @@ def test_moves_there_and_back(lab, make_systemd_box, before):
 
     # The journal has every tick, and is whole.
     box.sh("systemctl stop tick.timer")
+    until("the last tick has ended", lambda: box.exec("systemctl", "is-active", "tick.service", check=False).stdout == "inactive\n")
     box.sh("journalctl --sync")
     said = [int(n) for n in re.findall(r"tick (\d+)", box.sh("journalctl -u tick -o cat --no-pager -q"))]
     assert said == list(range(1, len(box.ticks()) + 1))

@@ -126,7 +126,8 @@ def test_moves_there_and_back(lab, make_box):
         report = box.migrate("--mode", mode)
         assert report["outcome"] == "moved"
         client.check()
-        assert box.show()["volume"] == "image:512M" and len(loops(lab)) == 1
+        assert box.show()["volume"] == "image:512M"
+        until("the other node's loop device goes", lambda: len(loops(lab)) == 1)
     acknowledged = client.finish()
     assert increments_on_disk(box) >= acknowledged
     here = box.node()
