@@ -72,9 +72,10 @@ int start_criu(const std::string& program, bool dies_with_us) {
   on_end.sa_handler = [](int) { ::shutdown(g_service, SHUT_RD); };
   on_end.sa_flags = SA_RESTART | SA_NOCLDSTOP;
   ::sigaction(SIGCHLD, &on_end, nullptr);
-  const pid_t child = ::fork();
+  const pid_t parent = ::getpid(), child = ::fork();
   if (child == 0) {
     if (dies_with_us) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (dies_with_us && ::getppid() != parent) ::_exit(1);
     ::close(ends[0]);
     ::execlp(program.c_str(), program.c_str(), "swrk", std::to_string(ends[1]).c_str(), nullptr);
     ::_exit(127);

@@ -52,7 +52,6 @@ install(FILES ${units}/boot-efi.mount ${units}/drover-confirm.service ${units}/d
 install(FILES ${units}/journal-flush.conf DESTINATION ${unit_dir}/systemd-journal-flush.service.d RENAME drover.conf COMPONENT node)
 install(FILES ${units}/sysctl.conf DESTINATION lib/sysctl.d RENAME 50-drover.conf COMPONENT node)
 install(FILES ${units}/tmpfiles.conf DESTINATION lib/tmpfiles.d RENAME drover.conf COMPONENT node)
-install(FILES ${units}/modprobe.conf DESTINATION lib/modprobe.d RENAME drover.conf COMPONENT node)
 install(CODE "
   foreach(link multi-user.target.wants/drover-confirm.service multi-user.target.wants/drover-grow.service
                multi-user.target.wants/drover-watchdog.service

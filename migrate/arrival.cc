@@ -6,10 +6,8 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
 #include <cstdlib>
 #include <format>
-#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -25,13 +23,6 @@
 #include "migrate/preflight.h"
 
 namespace migrate {
-namespace {
-
-using namespace std::chrono_literals;
-
-constexpr auto kTimeToNotice = 2s;
-
-}  // namespace
 
 PagerLock::PagerLock(const box::Paths& paths) : fd_(base::open(paths.pager_lock, O_RDWR | O_CREAT)) {
   if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0)
@@ -40,14 +31,12 @@ PagerLock::PagerLock(const box::Paths& paths) : fd_(base::open(paths.pager_lock,
 }
 
 void PagerLock::end(const base::Fd& file) {
-  const auto is_held = [&] { return ::flock(file.get(), LOCK_EX | LOCK_NB) != 0; };
-  const auto deadline = std::chrono::steady_clock::now() + kTimeToNotice;
-  while (is_held() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(10ms);
   std::array<char, 16> text{};
-  if (!is_held() || ::pread(file.get(), text.data(), text.size() - 1, 0) <= 0) return;
-  const int pid = std::atoi(text.data());
-  base::warn("process {}, which was to bring the memory of the box, hangs and is killed", pid);
-  if (pid > 0) ::kill(pid, SIGKILL);  // it has the lock, so it is still that process
+  if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0 ||
+      ::pread(file.get(), text.data(), text.size() - 1, 0) <= 0)
+    return;
+  if (const int pid = std::atoi(text.data()); pid > 0)
+    ::kill(pid, SIGKILL);  // it has the lock, so it is that process
 }
 
 bool PagerLock::held(const box::Paths& paths) {
@@ -67,8 +56,8 @@ void drop_arrival(const base::Context& context, const std::string& name) {
   const box::Paths paths = box::arriving_paths_of(context, name);
   const auto bringer = base::open_if_exists(paths.pager_lock, O_RDWR);
   box::tear_down(context, paths, name);
-  if (bringer) PagerLock::end(*bringer);
   box::remove_box_dir(context, paths.dir);
+  if (bringer) PagerLock::end(*bringer);
 }
 
 box::Move begin_arrival(const base::Context& context, const box::Config& config, std::string id,

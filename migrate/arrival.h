@@ -21,8 +21,8 @@ class PagerLock {
   explicit PagerLock(const box::Paths& paths);
   /// Somebody holds it.
   static bool held(const box::Paths& paths);
-  /// It had to bring a box that is not wanted any more, and gets some time to notice. Then it hangs, and is
-  /// killed. `file`: of the lock, as it may be removed by then.
+  /// Ends who holds it, as the box is not wanted any more, even if it hangs. `file`: of the lock, as it may
+  /// be removed by then.
   static void end(const base::Fd& file);
 
  private:

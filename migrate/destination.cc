@@ -49,6 +49,16 @@ constexpr auto kCaughtPatience = 5s;
 // An arrival that was dropped has processes, mounts and files to take away.
 constexpr auto kClearingUp = 10s;
 
+/// Returns it as an Error.
+base::Error tell_failure(Wire& wire, const std::exception& thrown) {
+  // Of JSON: a key that is not there, or of another type.
+  const bool unclear = dynamic_cast<const nlohmann::json::exception*>(&thrown) != nullptr;
+  base::Error e = unclear ? base::error("the other node's message cannot be understood: {}", thrown.what())
+                          : base::as_error(thrown);
+  wire.send_failed(e.message(), e.hint());
+  return e;
+}
+
 /// The destination's part in a move. The protocol, with the source's part, is drawn in
 /// docs/overview.md; what is on the wire is in docs/formats/move-wire.md.
 class DestinationNode {
@@ -59,7 +69,18 @@ class DestinationNode {
         hello_(Hello::parse(hello)),
         paths_(box::arriving_paths_of(context, hello_.config.name)) {}
 
+  /// The source is told of a failure before what came is taken away: a frozen box may wait for it.
   void run() {
+    try {
+      serve();
+    } catch (const std::exception& thrown) {
+      tell_failure(wire_, thrown);
+      throw;
+    }
+  }
+
+ private:
+  void serve() {
     // Whoever has just interrupted a move may repeat it while we still clear up after that.
     const auto deadline = std::chrono::steady_clock::now() + kClearingUp;
     while (!(lock_ = box::try_lock_box(context_, hello_.config.name)) &&
@@ -93,7 +114,6 @@ class DestinationNode {
     }
   }
 
- private:
   enum class State { kOffer, kArrive, kRounds, kRestore, kPrepared, kMine, kDone };
 
   // from: start, or the source has sent layers. to: kArrive, or kDone after a dry run
@@ -109,19 +129,16 @@ class DestinationNode {
     }
   }
 
-  // from: kOffer. to: kDone. Memory that comes in a dry run shows how fast it comes. An empty one is the
-  // last.
+  // from: kOffer. to: kDone. Memory that comes in a dry run shows how fast it comes.
   State probe() {
-    for (bool empty = true;;) {
+    for (;;) {
       const Message message = wire_.recv(kPatience, "a measurement");
-      if (message.type == Frame::kDataEnd) {
-        wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
-        if (std::exchange(empty, true)) return State::kDone;
-      } else {
-        parse_pages(message);
-        empty = false;
-      }
+      if (take_noise(message)) continue;
+      if (message.type == Frame::kDataEnd) break;
+      parse_pages(message);
     }
+    wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
+    return State::kDone;
   }
 
   // from: kOffer. to: kRounds. From here the box is on record.
@@ -139,6 +156,7 @@ class DestinationNode {
     base::Fd images = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
     for (bool last = false;;) {
       const Message message = wire_.recv(kPatience, "a round");
+      if (take_noise(message)) continue;
       const bool due = message.type == Frame::kImages || message.type == Frame::kRound;
       const bool final = due && parse_json(message).at("final").get<bool>();
       if (message.type == Frame::kImages && final == last) {
@@ -218,6 +236,17 @@ class DestinationNode {
     }
   }
 
+  /// False: it is none.
+  bool take_noise(const Message& message) {
+    if (message.type != Frame::kNoise) return false;
+    Message next = wire_.recv(kPatience, "noise");
+    while (next.type == Frame::kNoise) next = wire_.recv(kPatience, "noise");
+    if (next.type != Frame::kDataEnd)
+      throw base::error("the other node sent \"{}\" where it was not due", *frame_name(next.type));
+    wire_.send_json(Frame::kRoundDone, nlohmann::json::object());
+    return true;
+  }
+
   void receive_data(int dir) {
     ZstdSource source(wire_, kPatience);
     receive_tree(dir, source, {.check = [] { base::check_interrupt(); }});
@@ -270,12 +299,7 @@ void receive(const base::Context& context, int in, int out) {
         throw base::error("the other node began with something that is no greeting");
     }
   } catch (const std::exception& thrown) {
-    // Of JSON: a key that is not there, or of another type.
-    const bool unclear = dynamic_cast<const nlohmann::json::exception*>(&thrown) != nullptr;
-    base::Error e = unclear ? base::error("the other node's message cannot be understood: {}", thrown.what())
-                            : base::as_error(thrown);
-    wire.send_failed(e.message(), e.hint());
-    throw std::move(e);
+    throw tell_failure(wire, thrown);
   }
 }
 

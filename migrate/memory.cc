@@ -35,6 +35,8 @@ constexpr auto kLastPart = 10s;
 constexpr auto kLost = 60s;
 // When nothing has gone on for so long, the operator is told.
 constexpr auto kStall = 15s;
+// What is kept there is put in place in 3 s a GiB (12 µs a page), or more where the box is busy.
+constexpr auto kPlacingEach = 10s;
 constexpr size_t kMostRuns = kMaxFrame / 16;  // of one frame
 
 Json about(const std::string& id, const std::string& box) {
@@ -113,9 +115,10 @@ std::vector<PageRun> runs_of(const DirtyMemory::Written& written) {
 }
 
 MemoryServer::MemoryServer(const std::vector<std::string>& rsh, const std::string& node,
-                           const std::string& id, const std::string& box, unsigned streams)
+                           const std::string& id, const std::string& box, uint64_t bytes, unsigned streams)
     : node_(node),
       box_(box),
+      placing_(kPlacingEach * static_cast<int>(bytes >> 30)),
       transport_(rsh, node, {"drover-node", "receive"}),
       wire_(std::make_unique<Wire>(transport_.in(), transport_.out(), 60s)),
       lanes_(rsh, node, about(id, box), streams) {
@@ -185,7 +188,7 @@ void MemoryServer::serve(std::map<pid_t, pid_t> processes, DirtyMemory::Written 
     if (last.type == Frame::kHere) {
       reach(Stage::kHere);
       // The box gets the rest of what is there already.
-      last = wire_->recv(kPatience, "\"whole\"");
+      last = wire_->recv(kPatience + placing_, "\"whole\"");
     }
     if (last.type != Frame::kWhole)
       throw base::error("{} sent \"{}\" where it was to ask for memory", node_, *frame_name(last.type));
@@ -212,11 +215,13 @@ void MemoryServer::reach(Stage stage) {
   reached_.notify_all();
 }
 
-void MemoryServer::wait(bool everything) {
+void MemoryServer::wait(bool everything, std::chrono::steady_clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   while (stage_ < (everything ? Stage::kHere : Stage::kFinal)) {
     base::check_interrupt();
     require_connection();
+    if (std::chrono::steady_clock::now() > deadline)
+      throw base::error("the other node does not say that it has the box's memory");
     reached_.wait_for(lock, 100ms);
   }
 }
@@ -235,28 +240,33 @@ void MemoryServer::require_connection() {
   throw base::error("the other node closed the connection for the box's memory");
 }
 
-void MemoryServer::tell_stall() {
+/// As `since` nothing was served.
+bool MemoryServer::tell_stall(std::chrono::steady_clock::time_point since) {
+  const auto silent = std::chrono::steady_clock::now() - since;
   const std::unique_lock lock(mutex_);
-  if (stage_ == Stage::kHere)
-    base::warn("{} has all memory of box {}, and has not put it in place for {} s", node_, box_, kStall / 1s);
+  const bool here = stage_ == Stage::kHere;
+  if (silent < kStall + (here ? placing_ : 0ms)) return false;
+  if (here)
+    base::warn("{} has had all memory of box {} for {} s, and has not put it in place", node_, box_,
+               silent / 1s);
   else
     base::warn("{} has taken no memory of box {} for {} s: what in the box needs some of it waits", node_,
-               box_, kStall / 1s);
+               box_, silent / 1s);
+  return true;
 }
 
 uint64_t MemoryServer::finish(base::Progress& progress) {
   uint64_t before = served_;
-  auto stall = std::chrono::steady_clock::now() + kStall;
+  auto since = std::chrono::steady_clock::now();
   bool told = false;
   while (done_.wait_for(100ms) == std::future_status::timeout) {
     const uint64_t served = served_;
     progress.at(served);
     if (std::exchange(before, served) != served) {
-      stall = std::chrono::steady_clock::now() + kStall;
+      since = std::chrono::steady_clock::now();
       told = false;
-    } else if (!told && std::chrono::steady_clock::now() > stall) {
-      told = true;
-      tell_stall();
+    } else {
+      told = told || tell_stall(since);
     }
     lanes_.grow(meter_.look(wire_->level().busy(), transport_.pid()));
   }

@@ -49,10 +49,10 @@ std::vector<PageRun> runs_of(const DirtyMemory::Written& written);
 /// The source's side.
 class MemoryServer {
  public:
-  /// Connects; throws when the other side is not ready for this move. `streams`: over so many connections; 0:
-  /// as many as pay.
+  /// Connects; throws when the other side is not ready for this move. `bytes`: of the box's memory.
+  /// `streams`: over so many connections; 0: as many as pay.
   MemoryServer(const std::vector<std::string>& rsh, const std::string& node, const std::string& id,
-               const std::string& box, unsigned streams);
+               const std::string& box, uint64_t bytes, unsigned streams);
   MemoryServer(const MemoryServer&) = delete;
   MemoryServer& operator=(const MemoryServer&) = delete;
   ~MemoryServer();
@@ -64,8 +64,9 @@ class MemoryServer {
   /// The last round, of the frozen box, and then what the destination asks for: in a thread. Without
   /// `push_rest` the destination only hears what it must not use any more.
   void serve(std::map<pid_t, pid_t> processes, DirtyMemory::Written written, bool push_rest);
-  /// Returns when the destination knows which memory it has is right, and with `everything` when it has all.
-  void wait(bool everything);
+  /// Returns when the destination knows which memory it has is right, and with `everything` when it has all;
+  /// throws when that is not before the deadline.
+  void wait(bool everything, std::chrono::steady_clock::time_point deadline);
   /// Throws when the connection is closed or its thread has failed, as far as that is known here. Does not
   /// wait.
   void require_connection();
@@ -75,6 +76,7 @@ class MemoryServer {
   /// Ends what still goes on; afterwards the two below are final.
   void close() noexcept;
   [[nodiscard]] uint64_t wire_bytes() const { return wire_->wire_bytes() + lanes_.wire_bytes(); }
+  void pass_on_warnings() const { transport_.pass_on_warnings(); }
   /// Connections that have carried memory.
   [[nodiscard]] unsigned streams() const { return 1 + lanes_.begun(); }
 
@@ -84,9 +86,10 @@ class MemoryServer {
   void end_round();
   void push_last(PageSender& sender, const std::map<pid_t, pid_t>& processes, std::vector<PageRun> runs);
   void reach(Stage stage);
-  void tell_stall();
+  bool tell_stall(std::chrono::steady_clock::time_point since);
 
   std::string node_, box_;
+  const std::chrono::milliseconds placing_;  ///< for the destination to put all in place
   Transport transport_;
   std::unique_ptr<Wire> wire_;
   Lanes lanes_;

@@ -145,7 +145,8 @@ double Plan::dirty_rate() const { return last_ms_ > 0 ? static_cast<double>(dirt
 bool Plan::memory_waits() const { return goal_.mode == Mode::kStop || goal_.mode == Mode::kPrecopy; }
 
 double Plan::link_ms(uint64_t bytes) const {
-  return static_cast<double>(bytes) / (bandwidth() > 0 ? bandwidth() : kSlowestWire) * 1e3;
+  const double unmeasured = noise_bandwidth_ > 0 ? noise_bandwidth_ : kSlowestWire;
+  return static_cast<double>(bytes) / (bandwidth() > 0 ? bandwidth() : unmeasured) * 1e3;
 }
 
 /// With which the images reach the destination: how well they can be packed is not known.

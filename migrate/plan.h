@@ -76,7 +76,7 @@ class Plan {
 
   /// Something else was sent, such as a part of the private layer: says how fast the wire is.
   void carried(const Sent& what);
-  /// This of what cannot be packed was sent: how fast what goes in the freeze is, at least.
+  /// This of what cannot be packed was sent, or nothing: how fast what goes in the freeze is, at least.
   void noise(const Sent& what) { noise_bandwidth_ = what.bandwidth(); }
   /// What the last round of files has to send, as far as the one before tells.
   void files(uint64_t bytes) { files_ = bytes; }

@@ -74,49 +74,32 @@ BoxSize Rounds::prepare() {
 
 Forecast Rounds::measure(uint64_t private_layer_bytes) {
   prepare();
-  const auto end = [&] {
-    wire_.send(Frame::kDataEnd);
-    wire_.expect_json(Frame::kRoundDone, kPatience);
-  };
-  const auto send = [&](const std::map<pid_t, pid_t>& processes, const DirtyMemory::Written& memory) {
-    PageSender sender(wire_, processes);
-    const auto start = Clock::now();
-    Sent sent;
-    for (const PageRun& run : runs_of(memory)) {
-      if (Clock::now() - start > kMeasure) break;
-      sent.bytes += sender.push(run);
-    }
-    if (sent.bytes > 0) end();
-    sent.ms = ms_since(start);
-    return sent;
-  };
+  const double noise_bandwidth = noise().bandwidth();
   const auto processes = box::processes_of(group_);
+  PageSender sender(wire_, processes);
   DirtyMemory dirty;
-  const Sent sent = send(processes, dirty.take(processes));
-  const auto written = dirty.take(box::processes_of(group_)).bytes();
-  Sent noise;
-  if (size_.shared_bytes >= kWorthMeasuring) {
-    const Noise source;
-    noise =
-        source.measure(size_.shared_bytes, [&](const auto& runs) { return send(source.processes(), runs); });
+  const auto start = Clock::now();
+  Sent sent;
+  for (const PageRun& run : runs_of(dirty.take(processes))) {
+    if (Clock::now() - start > kMeasure) break;
+    sent.bytes += sender.push(run);
   }
-  end();  // an empty measurement is the last
-  return Plan::forecast(goal_, size_, sent.bandwidth(), noise.bandwidth(),
+  wire_.send(Frame::kDataEnd);
+  wire_.expect_json(Frame::kRoundDone, kPatience);
+  sent.ms = ms_since(start);
+  const auto written = dirty.take(box::processes_of(group_)).bytes();
+  return Plan::forecast(goal_, size_, sent.bandwidth(), noise_bandwidth,
                         static_cast<double>(written) / sent.ms * 1e3, private_layer_bytes);
 }
 
 /// Of what goes in the freeze it is not known how well it can be packed, and the box's private memory may be
 /// too little to measure by.
-Sent Rounds::push_noise() {
+Sent Rounds::noise() {
+  const uint64_t bytes = size_.shared_bytes + (goal_.mode == Mode::kStop ? size_.memory_bytes : 0);
+  if (bytes < kWorthMeasuring) return {};
   Step step(context_.progress, report_.phases, "measure");
   step.of_box = false;
-  const Noise source;
-  const auto send = [&](DirtyMemory::Written runs) {
-    return memory_->push(source.processes(), runs, [](uint64_t) {});
-  };
-  const Sent sent = source.measure(size_.shared_bytes, send);
-  send({.runs = {}, .renewed = {Noise::kPid}, .unknown = {}});  // it is thrown away
-  return sent;
+  return send_noise(wire_, bytes);
 }
 
 void Rounds::run(Plan& plan, const std::string& id) {
@@ -129,10 +112,9 @@ void Rounds::run(Plan& plan, const std::string& id) {
     const uint64_t before = std::exchange(files, file_round(plan, number));
     if (number > 0) plan.files(files);
     // The destination has answered: so the box is on its records, where the memory's process looks for it.
-    if (goal_.mode != Mode::kStop && !memory_) {
-      memory_.emplace(request_.rsh, request_.to, id, request_.box, request_.streams);
-      if (size_.shared_bytes >= kWorthMeasuring) plan.noise(push_noise());
-    }
+    if (goal_.mode != Mode::kStop && !memory_)
+      memory_.emplace(request_.rsh, request_.to, id, request_.box, size_.memory_bytes, request_.streams);
+    if (number == 0) plan.noise(noise());
     if (dirty_ && plan.next() == Plan::Next::kRound)
       memory_round(plan, number, number == 0 ? 0 : files);
     else if (files < kSmallRound || files > before / 4 * 3)

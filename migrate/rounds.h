@@ -63,7 +63,7 @@ class Rounds {
   [[nodiscard]] MemoryServer* memory() { return memory_ ? &*memory_ : nullptr; }
 
  private:
-  [[nodiscard]] Sent push_noise();
+  Sent noise();
   uint64_t file_round(Plan& plan, int number);
   void memory_round(Plan& plan, int number, uint64_t files);
   uint64_t send_layer(bool final);

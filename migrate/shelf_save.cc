@@ -188,6 +188,7 @@ class Saving {
     options.progress = [this](uint64_t done, uint64_t) { context_.progress.at(done); };
     writer_->begin(part);
     ZstdSink sink(*writer_);
+    options.renames = false;
     const TreeStats stats = send_tree(dir, sink, last, options);
     sink.finish();
     return stats.bytes;

@@ -138,6 +138,7 @@ class SourceNode {
     report_.wire_bytes = layers_ + wire_.wire_bytes();
     if (!memory()) return;
     memory()->close();
+    memory()->pass_on_warnings();
     report_.wire_bytes += memory()->wire_bytes();
     report_.streams = memory()->streams();
   }
@@ -242,8 +243,9 @@ class SourceNode {
   State restore() {
     base::pause_point("source.dumped");
     Step step = phase("restore");
+    const auto deadline = Clock::now() + restore_patience();
     wire_.expect_json(Frame::kPrepared, restore_patience(), "the restore of the box");
-    if (memory()) memory()->wait(goal_.mode == Mode::kPrecopy);
+    if (memory()) memory()->wait(goal_.mode == Mode::kPrecopy, deadline);
     return State::kDecide;
   }
 

@@ -63,6 +63,8 @@ struct SendOptions {
     else
       open.reset();
   }
+  /// Renames files that the other side has under another name. False: for a stream that older versions read.
+  bool renames = true;
   /// Called often; throws to stop the transfer.
   std::function<void()> check = {};
   /// Bytes of content sent so far, and how many there are in this round (a live tree may grow).

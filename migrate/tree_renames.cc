@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
 #include <utility>
 
 namespace migrate {
@@ -33,7 +32,7 @@ void walk(const TreeSnapshot& tree, uint32_t at, Path& path, Visit& visit) {
 std::vector<Rename> find_renames(const TreeSnapshot& before, const TreeSnapshot& now,
                                  const TreeDifference& difference, const SentContents& contents) {
   struct Found {
-    uint32_t names = 0, old = kNone, now = kNone;
+    uint32_t names_before = 0, names_now = 0, old = kNone, now = kNone;
     Path from, to;
   };
   std::map<ino_t, Found> found;
@@ -47,13 +46,14 @@ std::vector<Rename> find_renames(const TreeSnapshot& before, const TreeSnapshot&
       found[node.ino];
   if (found.empty() || before.empty()) return {};
 
+  // A file that is met twice was renamed during that scan: it is not known under which name it was sent.
   Path path;
   const auto look_now = [&](uint32_t at, const Path& to) {
     const Node& node = now.node(at);
-    if (S_ISDIR(node.mode)) return same(at) != kNone;
+    if (S_ISDIR(node.mode)) return same(at) != kNone && S_ISDIR(before.node(same(at)).mode);
     const auto file = found.find(node.ino);
     if (file == found.end()) return false;
-    ++file->second.names;  // seen twice: renamed during the scan
+    ++file->second.names_now;
     const uint32_t replaced = difference.before[at];
     if (is_lone_file(node) && same(at) == kNone &&
         (replaced == kNone || !S_ISDIR(before.node(replaced).mode)))
@@ -64,31 +64,34 @@ std::vector<Rename> find_renames(const TreeSnapshot& before, const TreeSnapshot&
   const auto look_before = [&](uint32_t at, const Path& from) {
     const Node& node = before.node(at);
     const auto file = found.find(node.ino);
-    if (file != found.end() && is_lone_file(node)) file->second.old = at, file->second.from = from;
+    if (file != found.end() && !node.absent) {
+      ++file->second.names_before;
+      if (is_lone_file(node)) file->second.old = at, file->second.from = from;
+    }
     return !node.absent;
   };
   walk(before, 0, path, look_before);
 
-  std::vector<Rename> left;
+  std::map<Path, Rename> left;  // by `from`
   for (auto& [ino, file] : found)
-    if (file.names == 1 && file.now != kNone && file.old != kNone)
-      left.push_back({file.old, file.now, std::move(file.from), std::move(file.to)});
-  // What has the new name must have left it.
-  const auto is_free = [&](const Rename& rename) {
-    return std::ranges::none_of(left, [&](const Rename& other) { return other.from == rename.to; });
-  };
-  // In a circle one of them is sent whole: a new file, if one has got the inode number of an old one.
-  const auto was_written = [&](const Rename& rename) {
-    return before.node(rename.old).mtime_ns != now.node(rename.now).mtime_ns;
-  };
+    if (file.names_before == 1 && file.names_now == 1 && file.now != kNone && file.old != kNone)
+      left.emplace(file.from, Rename{file.old, file.now, file.from, std::move(file.to)});
+  // What has the new name must have left it: from each one to the end of its chain, and back.
   std::vector<Rename> ordered;
   while (!left.empty()) {
-    auto next = std::ranges::find_if(left, is_free);
-    if (next != left.end())
-      ordered.push_back(std::move(*next));
-    else if (next = std::ranges::find_if(left, was_written); next == left.end())
-      next = left.begin();
-    left.erase(next);
+    std::vector<decltype(left)::iterator> chain = {left.begin()};
+    auto next = left.find(chain.back()->second.to);
+    for (; next != left.end() && next != chain.front(); next = left.find(next->second.to))
+      chain.push_back(next);
+    if (next != left.end()) {  // a circle: the smallest goes whole
+      left.erase(*std::ranges::min_element(
+          chain, {}, [&](const auto& link) { return now.node(link->second.now).size; }));
+      continue;
+    }
+    for (; !chain.empty(); chain.pop_back()) {
+      ordered.push_back(std::move(chain.back()->second));
+      left.erase(chain.back());
+    }
   }
   return ordered;
 }

@@ -60,13 +60,17 @@ class Sender {
     may_patch_ = static_cast<size_t>(system.f_bsize) % kBlockSize == 0;
     contents_.begin();
     difference_ = compare_trees(before, now, always);
+    std::set<ino_t> seen;
+    for (const Node& node : now.nodes_)
+      if (S_ISREG(node.mode) && !node.absent && node.size >= kLeastPatch && !seen.insert(node.ino).second)
+        twice_.insert(node.ino);
     levels_.push_back({.node = 0, .fresh = false});
   }
 
   TreeStats run() {
     out_.raw(kTreeMagic);
     out_.u8(before_.empty() ? kRoundZero : 0);
-    if (may_patch_) renames();
+    if (may_patch_ && options_.renames) renames();
     if (difference_.change[0] != Change::kNone) enter_levels();
     directory(0);
     if (gone_ != kNotGone) throw error("the tree to send has vanished");
@@ -237,7 +241,8 @@ class Sender {
     const auto size = static_cast<uint64_t>(status.st_size);
     const FileBlocks* sent = linked ? nullptr : sent_before(at);
     std::optional<FileBlocks> blocks;
-    if (may_patch_ && !linked && size >= kLeastPatch) blocks = contents_.room_for(size);
+    if (may_patch_ && !linked && size >= kLeastPatch && !twice_.contains(node.ino))
+      blocks = contents_.room_for(size);
     if (sent && blocks) {
       out_.tag(Tag::kPatch);
       out_.name(now_.name(node));
@@ -377,6 +382,8 @@ class Sender {
   DirChain chain_;
   ContentSender content_;
   TreeDifference difference_;
+  std::set<ino_t>
+      twice_;  ///< large files of two names, or renamed during the scan: which copy the sums are of?
   std::set<uint32_t> moved_away_;     ///< old nodes: the other side has nothing of this name any more
   std::set<uint32_t> moved_here_;     ///< new ones: it has the file
   std::vector<Level> levels_;         ///< from the root to where the walk is

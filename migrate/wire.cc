@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <utility>
 
 #include "base/error.h"
 
@@ -175,6 +176,7 @@ void Wire::send_json(Frame type, const nlohmann::json& json) {
 }
 
 void Wire::send_failed(std::string_view sentence, std::string_view hint) noexcept {
+  if (std::exchange(failed_, true)) return;
   try {
     nlohmann::json json = {{"error", sentence}};
     if (!hint.empty()) json["hint"] = hint;

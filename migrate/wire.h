@@ -28,6 +28,7 @@ enum class Frame : uint8_t {
   kHello = 16,      ///< source: the box, and what it needs
   kOffer = 17,      ///< destination: which layers it lacks; without any it is ready
   kLayers = 19,     ///< source: the layers are there now
+  kNoise = 41,      ///< source: random bytes, to measure the wire
   kRound = 20,      ///< source: a round of the private layer follows as data
   kRoundDone = 21,  ///< destination: it is on disk
   kImages = 22,     ///< source: CRIU's images follow as data
@@ -69,7 +70,7 @@ inline constexpr std::array kFrames = {
     FrameName{Frame::kReady, "ready"},   FrameName{Frame::kMemory, "memory"},
     FrameName{Frame::kFetch, "fetch"},   FrameName{Frame::kCaught, "caught"},
     FrameName{Frame::kStale, "stale"},   FrameName{Frame::kHere, "here"},
-    FrameName{Frame::kLane, "lane"},
+    FrameName{Frame::kLane, "lane"},     FrameName{Frame::kNoise, "noise"},
 };
 
 /// nullopt: no such frame.
@@ -100,7 +101,7 @@ class Wire {
 
   void send(Frame type, std::span<const std::byte> payload = {});
   void send_json(Frame type, const nlohmann::json& json);
-  /// Tells the other node why we give up. Never throws: the connection may be what failed.
+  /// Tells the other node why we give up, once. Never throws: the connection may be what failed.
   void send_failed(std::string_view sentence, std::string_view hint = {}) noexcept;
 
   /// The next frame. `awaited` is for the sentence: "… closed the connection while we waited for AWAITED".
@@ -140,6 +141,7 @@ class Wire {
   std::function<void()> hook_;
   std::atomic<uint64_t> sent_ = 0, received_ = 0;
   std::chrono::nanoseconds waited_{0};
+  bool failed_ = false;  ///< the other node was told
   Level level_;
 };
 

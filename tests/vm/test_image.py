@@ -73,7 +73,6 @@ def test_it_boots_to_a_login_and_is_healthy(image, tmp_path, firmware):  # noqa:
         assert node.ssh("systemctl --failed --quiet") == ""
         # For shorter freezes of boxes.
         assert "[madvise]" in node.ssh("cat /sys/kernel/mm/transparent_hugepage/enabled")
-        assert "options nf_conntrack hashsize=16384" in node.ssh("modprobe --showconfig")
         node.power_down()
 
 

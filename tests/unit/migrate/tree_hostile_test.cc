@@ -385,7 +385,10 @@ TEST_F(TreeHostile, TheFuzzersCorpusIsRight) {
     base::remove_tree(to());
     base::make_directories(to());
     Bytes bytes{base::read_file(entry.path())};
-    if (bytes.text[kTreeMagic.size()] != kRoundZero) base::make_directories(to("directory"));
+    if (bytes.text[kTreeMagic.size()] != kRoundZero) {
+      base::make_directories(to("directory"));
+      base::write_file(to("directory/file"), "content");
+    }
     EXPECT_EQ("! no error", refusal(bytes, true)) << entry.path();
   }
 }

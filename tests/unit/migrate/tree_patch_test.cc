@@ -151,6 +151,12 @@ TEST_F(TreePatch, FilesThatTakeEachOthersNames) {
               rename("big.3", "big.2");
             }));
   EXPECT_EQ(4 * kMiB, costs([&] { rename("dir", "moved"); }));  // with what is in it
+  EXPECT_EQ(6, costs([&] { write("small", "a file"); }));
+  EXPECT_EQ(4 * kMiB, costs([&] {  // the directory may get the inode number of the file
+              ::unlink(from("small").c_str());
+              ASSERT_EQ(0, ::mkdir(from("small").c_str(), 0700));
+              rename("big.2", "small/big");
+            }));
   EXPECT_EQ(kBlockSize, costs([&] { put("moved/big", 5, "y"); }));
 }
 
