@@ -232,6 +232,12 @@ void MemoryServer::require_connection() {
   throw base::error("the other node closed the connection for the box's memory");
 }
 
+bool MemoryServer::fetched_otherwise() {
+  if (!done_.valid() || done_.wait_for(0s) != std::future_status::ready) return false;
+  const std::lock_guard lock(mutex_);
+  return stage_ < Stage::kHere;
+}
+
 uint64_t MemoryServer::finish(base::Progress& progress) {
   while (done_.wait_for(100ms) == std::future_status::timeout) {
     progress.at(served_);
