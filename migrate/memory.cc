@@ -263,7 +263,9 @@ void bring_memory(const base::Context& context, Wire& first, const Json& hello) 
   if (!move || !move->lazy || move->step != box::MoveStep::kArriving)
     throw base::error("no box {} is on its way here by this move", name);
   const PagerLock at_work(paths);
-  Pager pager(paths.run, paths.images, paths.cgroup);
+  // Who drops the arrival tells the source why, and has the box's lock up to then.
+  const auto awaited = [&] { return find_arrival(context, name, id) || !box::try_lock_box(context, name); };
+  Pager pager(paths.run, paths.images, paths.cgroup, awaited);
   first.send_json(Frame::kReady, Json::object());
 
   std::optional<Transport> transport;
