@@ -255,6 +255,12 @@ bool MemoryServer::tell_stall(std::chrono::steady_clock::time_point since) {
   return true;
 }
 
+bool MemoryServer::fetched_otherwise() {
+  if (!done_.valid() || done_.wait_for(0s) != std::future_status::ready) return false;
+  const std::lock_guard lock(mutex_);
+  return stage_ < Stage::kHere;
+}
+
 uint64_t MemoryServer::finish(base::Progress& progress) {
   uint64_t before = served_;
   auto since = std::chrono::steady_clock::now();
@@ -290,7 +296,9 @@ void bring_memory(const base::Context& context, Wire& first, const Json& hello) 
   if (!move || !move->lazy || move->step != box::MoveStep::kArriving)
     throw base::error("no box {} is on its way here by this move", name);
   const PagerLock at_work(paths);
-  Pager pager(paths.run, paths.images, paths.cgroup);
+  // Who drops the arrival tells the source why, and has the box's lock up to then.
+  const auto awaited = [&] { return find_arrival(context, name, id) || !box::try_lock_box(context, name); };
+  Pager pager(paths.run, paths.images, paths.cgroup, awaited);
   first.send_json(Frame::kReady, Json::object());
 
   std::optional<Transport> transport;

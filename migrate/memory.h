@@ -70,6 +70,8 @@ class MemoryServer {
   /// Throws when the connection is closed or its thread has failed, as far as that is known here. Does not
   /// wait.
   void require_connection();
+  /// The connection is lost, and not all is there: the destination fetches the rest by itself.
+  [[nodiscard]] bool fetched_otherwise();
   /// Waits until the box has everything; returns how many bytes that took since the freeze. Throws with a
   /// hint for the operator when the connection breaks.
   uint64_t finish(base::Progress& progress);

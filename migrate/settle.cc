@@ -114,10 +114,14 @@ std::optional<Verdict> ask(const box::Move& move, const box::Config& config,
 }
 
 std::optional<Verdict> tell(const box::Move& move, const box::Config& config,
-                            std::chrono::milliseconds patience,
-                            std::initializer_list<Verdict> final = {Verdict::kRunning, Verdict::kUnknown}) {
-  return insist(move.rsh, move.peer, Frame::kSettle, decision_about(move, config, Verdict::kGiven), patience,
-                final);
+                            std::chrono::milliseconds patience, const std::function<bool()>& in_the_way) {
+  std::optional<Verdict> verdict;
+  insist(patience, [&] {
+    verdict = exchange(move.rsh, move.peer, Frame::kSettle, decision_about(move, config, Verdict::kGiven));
+    return *verdict == Verdict::kRunning || *verdict == Verdict::kUnknown ||
+           (*verdict == Verdict::kUndecided && in_the_way());
+  });
+  return verdict;
 }
 
 /// What this node has of the box in question, as `find` (box::find_move, box::find_move_on_disk) reads its
@@ -217,10 +221,7 @@ Settled settle_given(const base::Context& context, const box::Config& config, co
     forget_box(context, config, move.epoch + 1);
     return {name, "box " + name + " is in " + move.peer + ", and no longer here"};
   }
-  // It fetches only while nobody here holds the box's lock: so that is not held for long.
-  const auto verdict =
-      move.lazy ? tell(move, config, 10s, {Verdict::kRunning, Verdict::kUnknown, Verdict::kUndecided})
-                : tell(move, config, 30s);
+  const auto verdict = tell(move, config, move.lazy ? 10s : 30s, [&] { return move.lazy; });
   if (verdict == Verdict::kRunning) {
     forget_box(context, config, move.epoch + 1);
     return {name, "box " + name + " runs on " + move.peer + " since its move"};
@@ -315,8 +316,8 @@ bool ask_source(const base::Context& context, const box::Paths&, const box::Move
 }
 
 bool tell_destination(const base::Context& context, const box::Move& move, const std::string& name,
-                      std::chrono::milliseconds patience) {
-  return tell(move, box::load_config(context, name), patience) == Verdict::kRunning;
+                      std::chrono::milliseconds patience, const std::function<bool()>& in_the_way) {
+  return tell(move, box::load_config(context, name), patience, in_the_way) == Verdict::kRunning;
 }
 
 void keep_box(const base::Context& context, const box::Config& config) {

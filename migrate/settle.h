@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -51,9 +52,10 @@ bool ask_source(const base::Context& context, const box::Paths& paths, const box
 std::chrono::milliseconds ask_patience();
 
 /// The source's side: the box was given; tells the destination until it has confirmed, or until `patience`
-/// is over. True: it runs there.
+/// is over. True: it runs there. `in_the_way`: the destination has to fetch memory, which it can only while
+/// nobody here holds the box's lock; then it is told once.
 bool tell_destination(const base::Context& context, const box::Move& move, const std::string& name,
-                      std::chrono::milliseconds patience);
+                      std::chrono::milliseconds patience, const std::function<bool()>& in_the_way);
 
 /// The source's side, before the commit point: the box goes on here as if nothing had happened.
 void keep_box(const base::Context& context, const box::Config& config);

@@ -273,11 +273,12 @@ class SourceNode {
     } catch (const base::Error& lost) {
       base::warn("{}: telling {} again that box {} is its own", lost.message(), request_.to, name_);
       catcher_.reset();  // the receiver of what is in it has gone
-      if (!tell_destination(context_, *move_, name_, 60s))
+      if (!tell_destination(context_, *move_, name_, 60s,
+                            [this] { return memory() && memory()->fetched_otherwise(); }))
         throw base::error("box {} was given to {}, which has not confirmed that it runs", name_, request_.to)
-            .hint(
-                "run `drover-node recover` here or there as soon as they reach each other; it will not run "
-                "twice");
+            .hint(std::string(lazy_ ? "leave this node up, where its memory is, and " : "") +
+                  "run `drover-node recover` here or there as soon as they reach each other; it will not run "
+                  "twice");
     }
     report_.freeze_ms = ms_since(*frozen_at_);
     report_.epoch = hello_.config.epoch + 1;

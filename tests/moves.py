@@ -395,8 +395,8 @@ def settle(lab, move, order):
               "at once": [(move.source, move.destination)]}
     for node, (out, err), status in recover(lab, orders[order]):
         assert status in (0, 4), f"recover on {node} ended with {status}:\n{out}{err}"
+    served(lab, move.destination)  # first: who brings memory there is served here up to the last word
     served(lab, move.source)
-    served(lab, move.destination)
     # Whatever the first one could not settle, the second one does; and then there is nothing left to do.
     for node, (out, err), status in recover(lab, [move.source, move.destination]):
         assert status == 0, f"recover on {node} ended with {status}:\n{out}{err}"

@@ -2,17 +2,34 @@
 the box, with all that its clients were told is done, and the other node has nothing of it."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
+import socket
 import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_that_restores, increments_on_disk, members, recover, served, settle
+from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_that_restores, fill, filling, increments_on_disk, members, recover,
+                   served, settle)
 from rack import rack, shared  # noqa: F401: fixtures
+from test_move_postcopy import check_memory_or_disk, guards
 
+LAZY = ["postcopy", "hybrid"]  # the box runs before all of its memory is at its new node
+MODES = ["stop", "precopy", *LAZY]
 pytestmark = [pytest.mark.leaves, pytest.mark.limit(240)]
+
+
+def each(*axes, quick):
+    """Every combination; those that are not quick are exhaustive."""
+    for words in itertools.product(*axes):
+        yield pytest.param(*words, marks=() if quick(*words) else pytest.mark.exhaustive, id="-".join(map(str, words)))
+
+
+def all_brought(lab, move):
+    """Until then a box that runs may lack memory, and `recover` says that it is too early."""
+    until("nothing brings memory any more", lambda: not guards(lab, move.destination), timeout=110)
 
 
 def runs(lab, box):
@@ -31,20 +48,17 @@ def criu_on(lab, node):
 
 # The link
 
-def cuts():
-    quick = {"source.frozen": "drop", "destination.prepared": "down", "source.given": "down"}
-    for point in POINTS:
-        for how in ("down", "drop"):
-            yield pytest.param(point, how, marks=() if quick.get(point) == how else pytest.mark.exhaustive, id=f"{point}-{how}")
+LINK = {"stop": {"source.frozen": "drop", "destination.prepared": "down", "source.given": "down"},
+        "postcopy": {"source.frozen": "drop", "source.given": "down"},
+        "hybrid": {"destination.prepared": "down", "source.given": "drop"}}
+LINK["precopy"] = LINK["stop"]
 
 
-MODES = ["stop", "precopy"]
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("point, how", cuts())
+@pytest.mark.parametrize("point, how, mode", each(POINTS, ("down", "drop"), MODES,
+                                                  quick=lambda point, how, mode: LINK[mode].get(point) == how))
 def test_link_is_cut(lab, rack, tmp_path, point, how, mode):
-    """For longer than the transport bears, but not than both sides ask each other by themselves."""
+    """For longer than the transport bears, but not than both sides ask each other by themselves: the box goes on as soon as they
+    have, at the source or, with memory that comes over a new connection, at the destination."""
     move = Halted(rack.box, point, tmp_path, "--mode", mode, "--force")
     lab.link(move.destination, how)
     try:
@@ -54,7 +68,9 @@ def test_link_is_cut(lab, rack, tmp_path, point, how, mode):
             time.sleep(0.1)
     finally:
         lab.link(move.destination, "up")
+    rack.client.check(timeout=40)  # nobody asks or tells for a minute without the box
     status = move.go_on()
+    all_brought(lab, move)
     settle(lab, move, "at once")
     owner = rack.box.node()
     if point in GIVEN:
@@ -64,10 +80,11 @@ def test_link_is_cut(lab, rack, tmp_path, point, how, mode):
     rack.check(owner)
 
 
-@pytest.mark.parametrize("point", [pytest.param("destination.prepared", marks=pytest.mark.exhaustive), "source.given"])
-def test_link_stays_cut(lab, rack, tmp_path, point):
+@pytest.mark.parametrize("point, mode", each(("destination.prepared", "source.given"), MODES,
+                                             quick=lambda point, mode: point == "source.given" and mode != "precopy"))
+def test_link_stays_cut(lab, rack, tmp_path, point, mode):
     """Both sides give up. recover has no answer for the one that needs it, says so, and changes nothing."""
-    move = Halted(rack.box, point, tmp_path)
+    move = Halted(rack.box, point, tmp_path, "--mode", mode, "--force")
     lab.link(move.destination, "down")
     try:
         move.kill("source")
@@ -83,24 +100,114 @@ def test_link_stays_cut(lab, rack, tmp_path, point):
     finally:
         lab.link(move.destination, "up")
     settle(lab, move, "destination first")
+    all_brought(lab, move)
     rack.check(move.destination if point in GIVEN else move.source)
 
 
-def test_slow_link(lab, rack):
+@pytest.mark.parametrize("mode", MODES)
+def test_dropped_behind_a_cut_link(lab, rack, tmp_path, mode):
+    """What had arrived of a box that was not prepared goes, and who brought its memory: no end of a connection tells them."""
+    move = Halted(rack.box, "source.rounds", tmp_path, "--mode", mode, "--force")
+    lab.link(move.destination, "down")
+    try:
+        move.kill("source")
+        move.kill("destination")
+        (_, (out, err), status), = recover(lab, [move.destination])
+        assert status == 0, err
+        assert not rack.left_on(move.destination)
+    finally:
+        lab.link(move.destination, "up")
+    settle(lab, move, "source first")
+    rack.check(move.source)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_slow_link(lab, rack, mode):
     lab.link(rack.box.other(), "slow", "10mbit")
-    rack.box.migrate()
+    rack.box.migrate("--mode", mode, "--force")
     rack.check(rack.box.node())
+
+
+class Following:
+    """A move at the moment when the box runs at its new node, and much of its memory is at the old one: also in hybrid mode, since
+    it was written after the rounds. Little is on its disk, which has only how that came about."""
+
+    COPIES = 24  # of a MiB
+
+    def __init__(self, lab, rack, tmp_path, mode):
+        self.lab, self.rack = lab, rack
+        redis = rack.client.other()
+        fill(redis, 1)
+        self.move = Halted(rack.box, "source.rounds", tmp_path, "--mode", mode, "--force")
+        for number in range(self.COPIES):
+            redis("COPY", "filled:0", f"copy:{number}", "REPLACE")
+        lab.link(self.move.destination, "slow", "10mbit")
+        self.move.resume()
+        until("the box runs there", lambda: self.incomplete() and runs(lab, rack.box) == [self.move.destination], timeout=60)
+
+    def incomplete(self):
+        """There is memory on the way."""
+        return self.rack.box.states() == {self.move.source: "given", self.move.destination: "settling"} \
+            and guards(self.lab, self.move.destination)
+
+    def check(self):
+        redis = self.rack.client.other()
+        for number in range(self.COPIES):
+            assert redis("GET", f"copy:{number}") == filling(0).encode(), number
+            redis("UNLINK", f"copy:{number}")
+
+
+@pytest.mark.parametrize("mode, how", each(LAZY, ("down", "drop"), quick=lambda mode, how: (mode == "hybrid") == (how == "drop")))
+def test_link_is_cut_while_memory_follows(lab, rack, tmp_path, mode, how):
+    """The box waits for what it lacks, and its clients for the box. It comes over another connection, which the new node makes."""
+    following = Following(lab, rack, tmp_path, mode)
+    move = following.move
+    lab.link(move.destination, how)
+    time.sleep(8)
+    assert following.incomplete()
+    lab.link(move.destination, "up")
+    assert move.go_on() == 4, move.err
+    assert "the connection for its memory broke" in json.loads(move.err.splitlines()[-1])["error"]
+    all_brought(lab, move)
+    settle(lab, move, "at once")
+    following.check()
+    rack.check(move.destination)
+
+
+@pytest.mark.parametrize("mode", LAZY)
+def test_bringer_is_killed_behind_a_cut_link(lab, rack, tmp_path, mode):
+    """What had not come is lost to the box, which never runs without it: it ends, and starts from its disk. Nobody is asked."""
+    following = Following(lab, rack, tmp_path, mode)
+    move = following.move
+    lab.link(move.destination, "down")
+    move.kill("bringer")
+    all_brought(lab, move)
+    group = lab.group / move.destination / "drover" / rack.box.name
+    until("the box has ended", lambda: not lines(group / "cgroup.procs"))
+    (_, (out, err), status), = recover(lab, [move.destination])
+    assert status == 0, err
+    assert [settled["what"] for settled in json.loads(out)] == [f"box {rack.box.name} runs here since its move from {move.source}"]
+    lab.link(move.destination, "up")
+    assert move.go_on() == 4, move.err
+    settle(lab, move, "source first")
+    with contextlib.suppress(OSError):  # a client that only waits for an answer would not hear of the box's end
+        rack.client.redis.socket.shutdown(socket.SHUT_RDWR)
+    until("the client has ended", lambda: rack.client.error)
+    check_memory_or_disk(rack, move.destination, rack.client.value)
+    following.check()
+    rack.check(move.destination)
 
 
 # Memory and disks
 
-def test_destination_has_no_memory_left(lab, rack, tmp_path):
+@pytest.mark.parametrize("mode", ["precopy", *LAZY])
+def test_destination_has_no_memory_left(lab, rack, tmp_path, mode):
     """The preflight saw enough of it; when CRIU restores the box there is none: drover-node itself needs 81 MB of addresses, CRIU 88."""
     rsh = tmp_path / "rsh"
     rsh.write_text('#!/bin/sh\nnode=$1; shift\nexec ssh -i /etc/ssh/key "$node" "ulimit -v 84000; exec $*"\n')
     rsh.chmod(0o755)
     source, other = rack.box.node(), rack.box.other()
-    result = rack.box.migrate("--rsh", str(rsh), check=False)
+    result = rack.box.migrate("--rsh", str(rsh), "--mode", mode, "--force", check=False)
     assert result.returncode, result.stderr
     report, error = json.loads(result.stdout), json.loads(result.stderr.splitlines()[-1])["error"]
     assert (result.returncode, report["outcome"]) == (3, "rolled_back")
@@ -142,8 +249,8 @@ def own_disk(lab, templates):
     until("nothing is left", lambda: not lab.inventory() - before)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("point", ["source.rounds", "source.prepared", "source.given"])
+@pytest.mark.parametrize("point, mode", each(("source.rounds", "source.prepared", "source.given"), MODES,
+                                             quick=lambda point, mode: mode not in LAZY or point == "source.given"))
 def test_source_disk_is_full(lab, own_disk, tmp_path, point, mode):
     """The move needs no room on it to succeed or to be taken back, but for the note of what was given."""
     move = Halted(own_disk, point, tmp_path, "--mode", mode, "--force")
@@ -188,8 +295,8 @@ def test_criu_is_killed_while_it_dumps(lab, rack, tmp_path, mode):
     rack.check(move.destination)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("delay_ms", [0, 60, *(pytest.param(ms, marks=pytest.mark.exhaustive) for ms in (20, 40, 80, 100, 120, 160))])
+@pytest.mark.parametrize("delay_ms, mode", each((0, 20, 40, 60, 80, 100, 120, 160), MODES,
+                                                quick=lambda delay_ms, mode: delay_ms in ((60,) if mode in LAZY else (0, 60))))
 def test_criu_is_killed_while_it_restores(lab, rack, delay_ms, mode):
     source, other = rack.box.node(), rack.box.other()
     child = lab.popen(source, "drover-node", "--json", "box", "migrate", rack.box.name, "--to", other, "--mode", mode, "--force")
@@ -245,10 +352,9 @@ def test_move_to_where_it_comes_from(lab, rack, tmp_path):
     rack.check(move.destination)
 
 
-@pytest.mark.parametrize("point", ["source.prepared", "source.given", "destination.running",
-                                   *(pytest.param(point, marks=pytest.mark.exhaustive)
-                                     for point in ("source.frozen", "destination.prepared", "destination.named"))])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("point, mode", each(
+    ("source.frozen", "destination.prepared", "source.prepared", "source.given", "destination.running", "destination.named"), MODES,
+    quick=lambda point, mode: point == "source.given" or (mode not in LAZY and point in ("source.prepared", "destination.running"))))
 def test_recover_everywhere_at_once_and_twice(lab, rack, tmp_path, point, mode):
     move = Halted(rack.box, point, tmp_path, "--mode", mode, "--force")
     move.kill("source")
@@ -287,13 +393,13 @@ def alone(lab, templates, shared):
     box.destroy()
 
 
-@pytest.mark.parametrize("point, side, order", [
-    pytest.param(point, side, ORDERS[number % 2], marks=() if (point, side) in (
-        ("destination.prepared", "destination"), ("source.given", "source"), ("source.given", "destination")) else pytest.mark.exhaustive, id=f"{point}-{side}")
-    for number, (point, side) in enumerate((point, side) for point in POINTS for side in ("source", "destination"))])
-def test_power_cut(lab, alone, tmp_path, point, side, order):
-    """Processes and frozen copies are gone, journals stay."""
-    move = Halted(alone, point, tmp_path)
+@pytest.mark.parametrize("point, side, mode", each(
+    POINTS, ("source", "destination"), MODES,
+    quick=lambda point, side, mode: (point, side) == ("source.given", "destination") or (
+        mode == "stop" and (point, side) in (("destination.prepared", "destination"), ("source.given", "source")))))
+def test_power_cut(lab, alone, tmp_path, point, side, mode):
+    """Processes and frozen copies are gone, journals stay. With memory that was still to follow the box starts from its disk."""
+    move = Halted(alone, point, tmp_path, "--mode", mode, "--force")
     node = move.source if side == "source" else move.destination
     lab.off(node)
     lab.on(node)
@@ -301,7 +407,10 @@ def test_power_cut(lab, alone, tmp_path, point, side, order):
         move.kill("destination")  # it would wait for some minutes more: a cut cable looks the same
     move.go_on()
     assert len(runs(lab, alone)) <= 1
-    settle(lab, move, order)
+    if point in GIVEN:
+        all_brought(lab, move)
+    settle(lab, move, ORDERS[POINTS.index(point) % 2])
+    all_brought(lab, move)
     owner = move.destination if point in GIVEN else move.source
     state = alone.states()
     if (point not in GIVEN and side == "source") or (state == {owner: "stopped"} and point == "source.running"):
