@@ -296,9 +296,7 @@ void bring_memory(const base::Context& context, Wire& first, const Json& hello) 
   if (!move || !move->lazy || move->step != box::MoveStep::kArriving)
     throw base::error("no box {} is on its way here by this move", name);
   const PagerLock at_work(paths);
-  // Who drops the arrival tells the source why, and has the box's lock up to then.
-  const auto awaited = [&] { return find_arrival(context, name, id) || !box::try_lock_box(context, name); };
-  Pager pager(paths.run, paths.images, paths.cgroup, awaited);
+  Pager pager(paths.run, paths.images, paths.cgroup);
   first.send_json(Frame::kReady, Json::object());
 
   std::optional<Transport> transport;

@@ -44,12 +44,8 @@ constexpr auto kSilence = 15s;
 
 }  // namespace
 
-Pager::Pager(const std::string& work, std::string images, const std::string& cgroup,
-             std::function<bool()> awaited)
-    : images_(std::move(images)),
-      awaited_(std::move(awaited)),
-      lanes_(work, kept_),
-      listener_(listen_in(work, box::kPagerSocket)) {
+Pager::Pager(const std::string& work, std::string images, const std::string& cgroup)
+    : images_(std::move(images)), lanes_(work, kept_), listener_(listen_in(work, box::kPagerSocket)) {
   raise_file_limit();
   auto [ours, process] = start_guard(cgroup);
   guard_ = std::move(ours);
@@ -121,11 +117,8 @@ void Pager::run(Wire& wire) {
     // The last steps of CRIU and the first of the box go first on this processor.
     if (giving && Clock::now() - *restored_at_ < kFirstSteps) ::sched_yield();
     const int timeout = giving ? 0 : restored_at_ && box_goes_first() ? 5 : 500;
-    const int ready = ::poll(waits.data(), waits.size(), timeout);
-    if (ready < 0 && errno != EINTR) throw base::sys_error("cannot wait for page faults");
-    // Behind a cut link the connection does not end with the move.
-    if (ready == 0 && !restored_at_ && !awaited_())
-      throw error("the move has ended before the box was restored");
+    if (::poll(waits.data(), waits.size(), timeout) < 0 && errno != EINTR)
+      throw base::sys_error("cannot wait for page faults");
     if (waits[1].revents != 0) take_space();
     if (waits[3].revents != 0) lanes_.accept();
     if (waits[2].revents != 0) {

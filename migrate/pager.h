@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -31,10 +30,8 @@ namespace migrate {
 /// own, kills the box when it outlives this one.
 class Pager {
  public:
-  /// Listens in `work` for CRIU's restore of `images`. `cgroup` is what the guard kills. `awaited`: the box
-  /// is still to be restored here, or somebody sees to the end of the move.
-  Pager(const std::string& work, std::string images, const std::string& cgroup,
-        std::function<bool()> awaited);
+  /// Listens in `work` for CRIU's restore of `images`. `cgroup` is what the guard kills.
+  Pager(const std::string& work, std::string images, const std::string& cgroup);
   Pager(const Pager&) = delete;
   Pager& operator=(const Pager&) = delete;
   ~Pager();
@@ -87,7 +84,6 @@ class Pager {
   void ask_ahead(Space& space, uint64_t ahead);
 
   std::string images_;
-  std::function<bool()> awaited_;
   Store kept_;
   ArrivingLanes lanes_;
   bool in_round_ = false, final_round_ = false;  ///< what comes is pushed, and kept

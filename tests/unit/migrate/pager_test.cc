@@ -68,7 +68,7 @@ class PagerTest : public testing::TestWithParam<Before> {
   }
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root: a userfaultfd that hears of forks is root's";
-    pager_.emplace(work(), work(), work(), [this] { return awaited_; });
+    pager_.emplace(work(), work(), work());
   }
   [[nodiscard]] std::string work() const { return directory_.path(); }
 
@@ -220,7 +220,7 @@ class PagerTest : public testing::TestWithParam<Before> {
   base::TempDir directory_ = base::TempDir::make("/var/tmp", "drover-unit-");
   std::optional<Pager> pager_;
   pid_t box_ = -1;
-  bool connected_ = false, awaited_ = true;
+  bool connected_ = false;
 };
 constexpr auto kBefore = [](const auto& info) {
   return std::array{"NothingBefore", "HalfBefore", "AllBefore"}.at(static_cast<size_t>(info.param));
@@ -257,13 +257,6 @@ TEST_P(PagerTest, WhatIsNotTouchedComesToo) {
             connection.served);
   base::write_full(go.write.get(), "x", "pipe");
   finish();
-}
-
-/// The connection is as it was: behind a link that is cut it may stay so for hours.
-TEST_P(PagerTest, EndsWithTheMove) {
-  awaited_ = false;
-  const auto source = connect();
-  EXPECT_EQ("the move has ended before the box was restored", error_of([&] { pager_->run(source->wire); }));
 }
 
 /// Between the last page and the record of it.
