@@ -67,6 +67,8 @@ box::Move begin_arrival(const base::Context& context, const box::Config& config,
   std::optional<box::Lock> node = box::lock_node(context);
   require_no_clash(context, config);
   base::make_directories(paths.dir, 0700);
+  // It goes there in the end, taken over or dropped, also where the disk is full by then.
+  base::make_directories(context.state_dir + "/boxes", 0700);
   box::make_private_layer(config, paths);
   box::save_config(paths, config);
   box::Move move =
@@ -125,7 +127,6 @@ Taken take_over(const base::Context& context, const std::string& name, const std
   config.last_move = move->id;
   box::save_config(now, config);
   if (&now == &arriving) {
-    base::make_directories(context.state_dir + "/boxes", 0700);
     if (::rename(arriving.dir.c_str(), paths.dir.c_str()) != 0)
       throw base::sys_error("cannot take in box {}", name);
     base::fsync_path(context.state_dir + "/boxes");

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,6 +28,22 @@ ROOT = Path(__file__).resolve().parents[1]
 CLIENT = "client"
 TEMPLATES = ("shell", "debian-13", "redis", "db", "web", "full", "debian-13-systemd", "full-systemd")
 STORE = Path("/var/cache/drover/test-store")
+
+
+class Process(NamedTuple):
+    pid: int
+    name: str
+    state: str  # the letter of proc(5)
+    parent: int
+    began: int  # ticks since the machine's boot
+    words: list  # of its command line
+
+    @classmethod
+    def of(cls, stat, words):
+        """Of a line of /proc/PID/stat."""
+        pid, name, fields = re.fullmatch(r"(\d+) \((.*)\) (.*)", stat).groups()
+        fields = fields.split()
+        return cls(int(pid), name, fields[0], int(fields[1]), int(fields[19]), words)
 
 
 class Lab:
@@ -96,6 +114,12 @@ class Lab:
     def address(self, name, family=socket.AF_INET):
         number = 250 if name == CLIENT else int(name.removeprefix("node"))
         return f"10.77.0.{number}" if family == socket.AF_INET else f"fd77::{number}"
+
+    def processes(self, name):
+        """What runs in a machine and in none of its boxes, in the order in which it began."""
+        return sorted((Process.of(stat, "".join(lines(f"/proc/{pid}/cmdline")).split("\0")[:-1])
+                       for pid in lines(self.group / name / "lab/cgroup.procs") for stat in lines(f"/proc/{pid}/stat")),
+                      key=lambda process: process.began)
 
     def socket(self, name, family=socket.AF_INET, kind=socket.SOCK_STREAM):
         """A new socket in a machine's network namespace. A socket stays in the namespace that it was made
@@ -235,12 +259,12 @@ class Node:
         return Path(f"/proc/{self.lab.pids[self.name]}/root") / str(inside).lstrip("/")
 
 
-def until(what, condition, timeout=10.0):
+def until(what, condition, timeout=10.0, pause=0.02):
     end = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > end:
             pytest.fail(f"{what}: not within {timeout:g} seconds")
-        time.sleep(0.02)
+        time.sleep(pause)
     return value
 
 

@@ -190,8 +190,22 @@ class Counter(threading.Thread):
 
 def increments_on_disk(box):
     """How many INCR the private layer of a redis box holds: acknowledged ones are there."""
-    logs = box.upper() / "var/lib/redis/appendonlydir"
-    return sum(path.read_bytes().upper().count(b"\r\nINCR\r\n") for path in logs.iterdir())
+    logs = f"{DROVER}/boxes/{box.name}/private/upper/var/lib/redis/appendonlydir"
+    return int(box.lab.exec(box.node(), "sh", "-c", f"cat {logs}/* | grep -aci '^INCR.$' || :").stdout)
+
+
+def memory_or_disk(box, client, acknowledged):
+    """Of a box whose bringer of memory was killed: all memory had come before, or the box was started anew. Then its connections
+    are gone, and all writes that were acknowledged are there. Returns the client that goes on."""
+    box.answers(6379)
+    until("the client's connection goes on or ends", lambda: client.error or client.value > acknowledged + 3, timeout=60)
+    if client.error:
+        assert isinstance(client.error, ConnectionError), client.error
+        acknowledged = max(acknowledged, client.value)
+        assert increments_on_disk(box) >= acknowledged
+        client = Counter(box.lab, box.ip4)
+        assert client.value > acknowledged
+    return client
 
 
 # A move that stops half-way
@@ -220,7 +234,7 @@ class Halted:
         self.rsh.chmod(0o755)
         self.child = self.lab.popen(self.source, "env", f"DROVER_PAUSE_AT={at_source}", "drover-node", "--json", "box",
                                     "migrate", box.name, "--to", self.destination, "--rsh", str(self.rsh), *words)
-        self.pids = {"source": self.child.pid}
+        self.pids = {}
         try:
             self.stopped = until(f"the move stops at {point}", self._find_stopped, timeout=40)
         except BaseException:
@@ -231,16 +245,7 @@ class Halted:
         if self.child.poll() is not None:
             out, err = self.child.communicate()
             raise AssertionError(f"the move ended with {self.child.returncode} before {self.point}:\n{out}{err}")
-        # But for --mode stop there are two of each: the second pair is for the memory.
-        there = members(self.lab, self.destination)
-        guarded = {parent(pid) for pid in there if command_line(pid).startswith("drover-node guard")}
-        receivers = [pid for pid in there if command_line(pid).startswith("drover-node receive")]
-        links = sorted((pid for pid in members(self.lab, self.source)
-                        if command_line(pid).startswith("ssh ") and parent(pid) == self.child.pid), key=started)
-        for name, pids in (("destination", sorted(set(receivers) - guarded, key=started)),
-                           ("bringer", sorted(set(receivers) & guarded)), ("transport", links), ("carrier", links[1:])):
-            if pids:
-                self.pids[name] = pids[0]
+        self.pids |= parts(self.box, *map(self.lab.processes, (self.source, self.destination)))
         side = "bringer" if self.point == "destination.whole" else self.point.split(".")[0]
         pid = self.pids.get(side)
         return side if pid and state(pid) == "T" and {"destination", "transport"} <= self.pids.keys() else None
@@ -303,6 +308,18 @@ def started_processes(box):
 
     until("its processes are the same for a second", steady, timeout=60)
     return processes(box)
+
+
+def parts(box, here, there):
+    """The pids of a move's processes, by what they do, out of the processes of the source's node and the destination's."""
+    moves = [process.pid for process in here if process.words[:1] == ["drover-node"] and {"migrate", box.name} <= {*process.words}]
+    # But for --mode stop there are two of each: the second pair is for the memory.
+    links = [process.pid for process in here if process.name == "ssh" and process.parent in moves]
+    guarded = {process.parent for process in there if process.words[:2] == ["drover-node", "guard"]}
+    receivers = [process.pid for process in there if process.words[:2] == ["drover-node", "receive"]]
+    found = {"source": moves, "destination": [pid for pid in receivers if pid not in guarded],
+             "bringer": [pid for pid in receivers if pid in guarded], "transport": links, "carrier": links[1:]}
+    return {name: pids[0] for name, pids in found.items() if pids}
 
 
 def members(lab, machine):
@@ -376,6 +393,8 @@ POINTS = ["source.leaving", "destination.arriving", "destination.round", "source
           # here the source gives it away
           "source.given", "destination.mine", "destination.running", "destination.named", "source.running"]
 GIVEN = POINTS[POINTS.index("source.given"):]
+# The bringer of the memory is there from before the first round on.
+BRINGER_AT = [*POINTS[POINTS.index("source.rounds"):], "destination.whole"]
 ORDERS = ["source first", "destination first", "at once"]
 
 

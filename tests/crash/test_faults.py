@@ -11,10 +11,10 @@ import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_that_restores, fill, filling, increments_on_disk, members, recover,
-                   served, settle)
+from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_that_restores, fill, filling, increments_on_disk, members,
+                   memory_or_disk, recover, served, settle)
 from rack import rack, shared  # noqa: F401: fixtures
-from test_move_postcopy import check_memory_or_disk, guards
+from test_move_postcopy import guards
 
 LAZY = ["postcopy", "hybrid"]  # the box runs before all of its memory is at its new node
 MODES = ["stop", "precopy", *LAZY]
@@ -193,7 +193,7 @@ def test_bringer_is_killed_behind_a_cut_link(lab, rack, tmp_path, mode):
     with contextlib.suppress(OSError):  # a client that only waits for an answer would not hear of the box's end
         rack.client.redis.socket.shutdown(socket.SHUT_RDWR)
     until("the client has ended", lambda: rack.client.error)
-    check_memory_or_disk(rack, move.destination, rack.client.value)
+    rack.client = memory_or_disk(rack.box, rack.client, rack.client.value)
     following.check()
     rack.check(move.destination)
 

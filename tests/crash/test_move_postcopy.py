@@ -5,13 +5,11 @@ import itertools
 
 import pytest
 from conftest import command_line, until
-from moves import GIVEN, ORDERS, POINTS, Counter, Halted, increments_on_disk, members, settle
+from moves import BRINGER_AT, GIVEN, ORDERS, POINTS, Halted, members, memory_or_disk, settle
 from rack import rack, shared  # noqa: F401: fixtures
 
 MODES = ["postcopy", "precopy", "hybrid"]
 VICTIMS = ["source", "destination", "transport", "bringer"]
-# The bringer of the memory is there from before the first round on.
-BRINGER_AT = [*POINTS[POINTS.index("source.rounds"):], "destination.whole"]
 
 
 def cases():
@@ -41,27 +39,9 @@ def test_killed(lab, rack, tmp_path, point, victim, order, mode):
     owner = move.destination if given else move.source
     assert rack.box.node() == owner
     if given and victim == "bringer":
-        check_memory_or_disk(rack, owner, acknowledged)
-    else:
-        rack.check(owner)
+        rack.client = memory_or_disk(rack.box, rack.client, acknowledged)
+    rack.check(owner)
 
 
 def guards(lab, node):
     return [pid for pid in members(lab, node) if command_line(pid).startswith("drover-node guard")]
-
-
-def check_memory_or_disk(rack, owner, acknowledged):
-    """All memory had come before the bringer was killed, or the box was started anew: then its connections are gone,
-    and all writes that were acknowledged are there."""
-    rack.box.answers(6379)
-    until("the client's connection goes on or ends", lambda: rack.client.error or rack.client.value > acknowledged + 3,
-          timeout=60)
-    if not rack.client.error:
-        rack.check(owner)
-        return
-    assert isinstance(rack.client.error, ConnectionError), rack.client.error
-    acknowledged = max(acknowledged, rack.client.value)
-    assert increments_on_disk(rack.box) >= acknowledged
-    rack.client = Counter(rack.lab, rack.box.ip4)
-    assert rack.client.value > acknowledged
-    rack.check(owner)

@@ -1,13 +1,17 @@
 """A lab whose two nodes are virtual machines (ci/vm): Debian 13 with its own kernel and its own control groups."""
 
+import collections
+import contextlib
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 
 import pytest
-from conftest import CLIENT, ROOT, STORE, Lab, build_template, built, checked, no_time_limit, until
-from moves import DROVER, Box
+from conftest import CLIENT, ROOT, STORE, Lab, Process, build_template, built, checked, lines, no_time_limit, until
+from moves import DROVER, Box, parts
 
 CONSOLES = ROOT / "build" / os.environ.get("DROVER_PRESET", "dev") / "results"
 
@@ -69,14 +73,38 @@ class Guests(Lab):
     def console(self, name):
         return (self.state / f"{name}-console.log").read_text(errors="replace")
 
-    def receivers(self, node):
-        """Processes on a node that serve another node."""
-        return self.sh(node, "grep -lsz '^receive$' /proc/[0-9]*/cmdline | cut -d/ -f3 || :").split()
+    def processes(self, node):
+        """What runs on a node, in the order in which it began."""
+        said = self.sh(node, "cat /proc/[0-9]*/stat 2>/dev/null; grep -Hasz '' /proc/[0-9]*/cmdline || :")
+        words = collections.defaultdict(list)
+        for pid, word in re.findall(r"/proc/(\d+)/cmdline:([^\0]*)\0", said):
+            words[pid].append(word)
+        return sorted((Process.of(stat, words[stat.split()[0]]) for stat in re.findall(r"(?m)^\d+ \(.*\) [A-Z] [0-9 -]+$", said)),
+                      key=lambda process: process.began)
+
+    def drover(self, node, word):
+        """drover-node's processes on a node with this as their first argument."""
+        return [process.pid for process in self.processes(node) if process.words[:2] == ["drover-node", word]]
 
     def served(self, timeout=110):
         """Waits until no node serves another one."""
         for node in self.nodes:
-            until(f"what is served on {node} ends", lambda: not self.receivers(node), timeout)
+            until(f"what is served on {node} ends", lambda: not self.drover(node, "receive"), timeout)
+
+    @contextlib.contextmanager
+    def cut(self):
+        """No frame passes from one node to the other. The client, and so a test, still reaches both."""
+        self._isolate("on")
+        try:
+            yield
+        finally:
+            self._isolate("off")
+
+    def _isolate(self, how):
+        switch, = lines(self.group / "switch/lab/cgroup.procs")[:1]
+        for name in ("node1", "node2"):
+            checked(subprocess.run(["nsenter", f"--net=/proc/{switch}/ns/net", "bridge", "link", "set", "dev", name, "isolated", how],
+                                   text=True, capture_output=True, timeout=10))
 
     def clean(self):
         """Every node forgets its boxes by force, and is as it was after its start."""
@@ -117,23 +145,22 @@ class Guests(Lab):
 class Move:
     """A move from where the box is to the other node that has stopped at a point (base/pause.h) on either side."""
 
-    def __init__(self, guests, box, point, *words):
-        self.guests, self.box, self.point = guests, box, point
-        if "--mode" not in words:  # the shortest way, and the one with the fewest processes
-            words = ("--mode", "stop", *words)
+    def __init__(self, guests, box, point, mode="stop"):  # the shortest way, and the one with the fewest processes
+        self.guests, self.box, self.point, self.pids = guests, box, point, {}
         self.source, self.destination = box.node(), box.other()
-        self.side = self.source if point.startswith("source.") else self.destination
         at_destination = f"env DROVER_PAUSE_AT={point}" if point.startswith("destination.") else ""
-        # Only the first connection stops there: what recover asks and tells later must not. On the node's own disk,
-        # because recover uses it as well, also after a power cut.
+        # As in moves.Halted: the source must still be there; and only the first connection stops, or the memory's.
+        at_source = "source.running" if point in ("destination.running", "destination.named") else point
+        first = "true" if point == "destination.whole" else "[ ! -e /srv/first ]"
+        # On the node's own disk, because recover uses it as well, also after a power cut.
         guests.write(self.source, "/srv/rsh", "#!/bin/sh\nnode=$1; shift\n"
-                     f"pause=''; [ -e /srv/first ] || pause='{at_destination}'; touch /srv/first\n"
+                     f"pause=''; {first} && pause='{at_destination}'; touch /srv/first\n"
                      'exec ssh -o ConnectTimeout=5 -o ServerAliveInterval=2 -o ServerAliveCountMax=5 "$node" $pause "$@"\n')
-        self.child = guests.popen(self.source, "sh", "-c", "rm -f /srv/first; echo $$ >/run/move.pid; "
-                                  f"exec env DROVER_PAUSE_AT={point} drover-node --json box migrate {box.name} "
-                                  f"--to {self.destination} --rsh /srv/rsh {shlex.join(words)}")
+        guests.sh(self.source, "rm -f /srv/first")
+        self.child = guests.popen(self.source, "env", f"DROVER_PAUSE_AT={at_source}", "drover-node", "--json", "box", "migrate",
+                                  box.name, "--to", self.destination, "--rsh", "/srv/rsh", "--mode", mode, "--force")
         try:
-            until(f"the move stops at {point}", self._has_stopped, timeout=60)
+            until(f"the move stops at {point}", self._has_stopped, timeout=60, pause=0.3)  # each look takes a while from the node
         except BaseException:
             self.child.kill()
             raise
@@ -142,22 +169,55 @@ class Move:
         if self.child.poll() is not None:
             out, err = self.child.communicate()
             raise AssertionError(f"the move ended with {self.child.returncode} before {self.point}:\n{out}{err}")
-        return self.guests.sh(self.side, "grep -lsF '(drover-node) T ' /proc/[0-9]*/stat || :")
+        here, there = map(self.guests.processes, (self.source, self.destination))
+        self.pids |= parts(self.box, here, there)
+        return stopped(here if self.point.startswith("source.") else there)
 
     def kill(self, victim):
-        """SIGKILL to drover-node on one of the two sides."""
-        if victim == "source":
-            self.guests.sh(self.source, "kill -KILL $(cat /run/move.pid)")
-        else:
-            self.guests.sh(self.destination, f"kill -KILL {' '.join(self.guests.receivers(self.destination))}")
+        """SIGKILL to drover-node: the source's, the destination's, or the bringer of the memory there."""
+        node, pid = self.source if victim == "source" else self.destination, self.pids[victim]
+        self.guests.sh(node, f"kill -KILL {pid} || :")
+        self._gone(node, pid)
+        if victim != "source":  # which knows of it when it goes on
+            self._gone(self.source, self.pids["carrier" if victim == "bringer" else "transport"])
+
+    def _gone(self, node, pid):
+        until(f"process {pid} on {node} ends", lambda: all(
+            process.pid != pid or process.state == "Z" for process in self.guests.processes(node)), timeout=30)
+
+    def resume(self):
+        """Lets each side that stopped go on, where it is still there."""
+        for node in self.guests.nodes:
+            if pids := stopped(self.guests.processes(node)):
+                self.guests.sh(node, f"kill -CONT {' '.join(map(str, pids))} || :")
 
     def go_on(self):
-        """Lets the side that stopped go on, where it is still there, and waits until both have ended. Returns the
-        source's exit status; it says nothing when the source's node is off."""
-        for node in self.guests.nodes:
-            self.guests.sh(node, "kill -CONT $(grep -lsF '(drover-node) T ' /proc/[0-9]*/stat | cut -d/ -f3) 2>/dev/null || :")
-        self.out, self.err = self.child.communicate(timeout=110)
-        return self.child.returncode
+        """Lets them go on, and waits until both have ended. Returns the source's exit status; it says nothing when the
+        source's node is off."""
+        for _ in range(110):
+            self.resume()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.out, self.err = self.child.communicate(timeout=1)
+                return self.child.returncode
+        pytest.fail(f"the move has not ended: {self.point}")
+
+    def runs(self):
+        """The nodes whose kernel lets processes of the box run, but for a box that CRIU is still making. The source is asked
+        last: what ran at the destination before does not come back."""
+        criu, found = "grep -lsx criu /proc/[0-9]*/comm", []
+        for node in (self.destination, self.source):
+            said = self.guests.sh(node, f"{criu}; cat /sys/fs/cgroup/drover/{self.box.name}/cgroup.events 2>/dev/null; {criu}; :")
+            if "populated 1" in said and "frozen 0" in said and "/comm" not in said:
+                found.append(node)
+        return found
+
+    def outcome(self):
+        """What the report and the error say."""
+        return json.loads(self.out)["outcome"], json.loads(self.err.splitlines()[-1])["error"]
+
+
+def stopped(processes):
+    return [process.pid for process in processes if (process.name, process.state) == ("drover-node", "T")]
 
 
 def recover(guests, *nodes):
@@ -165,12 +225,6 @@ def recover(guests, *nodes):
     children = [guests.popen(node, "drover-node", "--json", "recover") for node in nodes]
     said = [child.communicate(timeout=110) for child in children]
     return [(child.returncode, *talk) for child, talk in zip(children, said)]
-
-
-def increments_on_disk(guests, box):
-    """How many INCR the private layer of a redis box holds."""
-    return int(guests.sh(box.node(), f"cat {DROVER}/boxes/{box.name}/private/upper/var/lib/redis/appendonlydir/* | "
-                                     "grep -aci '^INCR'"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A box moves between two real kernels: Debian's own, with its control groups and transparent huge pages."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -9,13 +10,13 @@ import time
 
 import pytest
 from conftest import CLIENT, ROOT, until
-from guests import Move, guests, increments_on_disk, recover  # noqa: F401: a fixture
-from moves import Box, Counter, Redis, check_filled, fill
+from guests import Move, guests, recover  # noqa: F401: a fixture
+from moves import BRINGER_AT, DROVER, GIVEN, POINTS, Box, Counter, Redis, check_filled, fill, increments_on_disk, memory_or_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(180)]
 
 MODES = ["stop", "postcopy", "precopy"]
-GIVEN = ["source.given", "destination.mine"]
+ALL_MODES = [*MODES, "hybrid"]
 
 
 @pytest.fixture
@@ -36,6 +37,26 @@ def make_box(guests):  # noqa: F811
     except AssertionError:
         guests.clean()  # the test has failed; the next one begins anew
         raise
+
+
+@pytest.fixture(scope="module")
+def shared(guests):  # noqa: F811
+    box = Box(guests, "moved", "redis", 22)
+    yield box
+    box.destroy()
+
+
+@pytest.fixture
+def moved(guests, shared):  # noqa: F811
+    """A redis box that one test after the other moves, as long as all is well with it."""
+    states = [*shared.states().values()]
+    busy = any(guests.sh(node, "grep -lsx drover-node /proc/[0-9]*/comm || :") for node in guests.nodes)
+    if busy or states != ["running"]:
+        if busy or states:  # a test has failed, or its node was off
+            guests.clean()
+        shared.start().answers(6379)
+    yield shared
+    guests.mend()
 
 
 class Client:
@@ -65,7 +86,7 @@ def test_client_sees_no_error(guests, make_box, mode):  # noqa: F811
     assert (back["outcome"], box.node()) == ("moved", "node1")
     seen = client.finish()
     counted = int(guests.exec(CLIENT, "redis-cli", "-h", box.ip4, "get", "count").stdout)
-    assert counted == seen["requests"] + 1 <= increments_on_disk(guests, box)
+    assert counted == seen["requests"] + 1 <= increments_on_disk(box)
     assert seen["gap_ms"] <= seen["seconds"] * 1000
 
 
@@ -132,19 +153,177 @@ def test_limits_are_kept(guests, make_box):  # noqa: F811
 # Crashes
 
 
-@pytest.mark.parametrize("point, victim", [("source.prepared", "source"), ("destination.prepared", "destination"),
-                                           ("source.given", "source"), ("destination.mine", "destination")])
-def test_killed(guests, make_box, point, victim):  # noqa: F811
-    box = make_box("killed", "redis", 22).answers(6379)
-    client = Counter(guests, box.ip4)
-    move = Move(guests, box, point)
+# Each point, each mode and each victim; with ci/test --all each with each.
+KILLED = {
+    ("source.leaving", "destination", "precopy"), ("destination.arriving", "source", "hybrid"),
+    ("destination.round", "destination", "postcopy"), ("source.rounds", "bringer", "precopy"),
+    ("source.frozen", "source", "precopy"), ("source.dumped", "bringer", "hybrid"),
+    ("destination.restoring", "source", "postcopy"), ("destination.prepared", "destination", "stop"),
+    ("source.prepared", "source", "stop"), ("source.given", "source", "stop"), ("source.given", "bringer", "postcopy"),
+    ("destination.mine", "destination", "stop"), ("destination.running", "destination", "hybrid"),
+    ("destination.named", "source", "precopy"), ("destination.whole", "bringer", "precopy"),
+    ("source.running", "destination", "stop")}
+
+
+def kills():
+    for point, victim, mode in itertools.product([*POINTS, "destination.whole"], ["source", "destination", "bringer"], ALL_MODES):
+        if victim == "bringer" and point not in BRINGER_AT or mode == "stop" and (victim == "bringer" or point == "destination.whole"):
+            continue
+        yield pytest.param(point, victim, mode, id=f"{point}-{victim}-{mode}",
+                           marks=() if (point, victim, mode) in KILLED else pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("point, victim, mode", kills())
+def test_killed(guests, moved, point, victim, mode):  # noqa: F811
+    client = Counter(guests, moved.ip4)
+    move = Move(guests, moved, point, mode)
+    acknowledged = client.value
     move.kill(victim)
     move.go_on()
+    given = point in (*GIVEN, "destination.whole")
+    if given:
+        unguarded(guests, move)
     settle(guests)
-    owner = move.destination if point in GIVEN else move.source
-    assert box.states() == {owner: "running"}
+    unguarded(guests, move)
+    owner = move.destination if given else move.source
+    assert moved.states() == {owner: "running"}
+    if given and victim == "bringer":
+        client = memory_or_disk(moved, client, acknowledged)
     acknowledged = client.finish()  # on the connection that it has had from the beginning
-    assert increments_on_disk(guests, box) >= acknowledged
+    assert increments_on_disk(moved) >= acknowledged
+
+
+def unguarded(guests, move):  # noqa: F811
+    until("nothing brings memory any more", lambda: not guests.drover(move.destination, "guard"), timeout=100)
+
+
+CUT_S = 15  # longer than ssh bears
+
+
+@pytest.mark.limit(240)
+@pytest.mark.parametrize("point, mode", [
+    ("source.given", "stop"), *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in (
+        ("source.rounds", "postcopy"), ("source.frozen", "stop"), ("destination.prepared", "stop"),
+        ("destination.prepared", "precopy"), ("source.given", "precopy")))])
+def test_link_is_cut(guests, moved, point, mode):  # noqa: F811
+    client = Counter(guests, moved.ip4)
+    move = Move(guests, moved, point, mode)
+    with guests.cut():
+        move.resume()
+        runs_nowhere_but(move, () if point in GIVEN else (move.source,))
+    status = move.go_on()
+    settle(guests)
+    owner = moved.node()
+    assert owner == move.destination or (point not in GIVEN and status in (1, 3)), (owner, status, move.err)
+    acknowledged = client.finish()
+    assert increments_on_disk(moved) >= acknowledged
+
+
+def runs_nowhere_but(move, nodes):
+    end = time.monotonic() + CUT_S
+    while time.monotonic() < end:
+        assert {*move.runs()} <= {*nodes}
+
+
+@pytest.mark.limit(240)
+def test_link_is_cut_while_memory_follows(guests, make_box):  # noqa: F811
+    """The box runs already, and what it lacks is nowhere but at the source."""
+    box = make_box("cut", "redis", 27).answers(6379)
+    redis = only_in_memory(guests, box, 96)
+    client = Counter(guests, box.ip4)
+    move = Move(guests, box, "source.given", "postcopy")
+    move.resume()
+    until("the box runs at the destination", lambda: move.runs() == [move.destination], timeout=60)
+    with guests.cut():
+        runs_nowhere_but(move, (move.destination,))
+        assert guests.drover(move.destination, "guard"), "all memory had come before the link was cut"
+    assert move.go_on() in (0, 4), move.err
+    unguarded(guests, move)
+    settle(guests)
+    assert box.states() == {move.destination: "running"}
+    client.finish()
+    check_filled(redis, 96)
+
+
+@pytest.mark.parametrize("mode", ["postcopy", pytest.param("stop", marks=pytest.mark.exhaustive)])
+def test_criu_is_killed_while_it_restores(guests, moved, mode):  # noqa: F811
+    client = Counter(guests, moved.ip4)
+    move = Move(guests, moved, "destination.network", mode)
+    kill_criu(guests, move.destination)
+    assert move.go_on() == 3, move.err
+    outcome, error = move.outcome()
+    assert outcome == "rolled_back" and "CRIU could not restore the box from images" in error
+    moves_after_all(guests, move, client)
+
+
+@pytest.mark.parametrize("mode", ["precopy", pytest.param("stop", marks=pytest.mark.exhaustive)])
+def test_criu_is_killed_while_it_dumps(guests, moved, mode):  # noqa: F811
+    """At its post-dump notification, where the last round waits because ssh does (tests/crash/test_faults.py)."""
+    client = Counter(guests, moved.ip4)
+    move = Move(guests, moved, "source.rounds", mode)
+    large = f"{DROVER}/boxes/{moved.name}/private/upper/large"
+    guests.sh(move.source, f"head -c 16M /dev/urandom >{large}; kill -STOP {move.pids['transport']}")
+    move.resume()
+    network = f"/run/drover/boxes/{moved.name}/images/network.json"
+    until("CRIU has dumped", lambda: guests.sh(move.source, f"ls {network} 2>/dev/null || :"), timeout=60)
+    time.sleep(2)
+    kill_criu(guests, move.source)
+    assert "frozen 1" in guests.sh(move.source, f"cat /sys/fs/cgroup/drover/{moved.name}/cgroup.events")
+    guests.sh(move.source, f"kill -CONT {move.pids['transport']}")
+    assert move.go_on() == 3, move.err
+    guests.sh(move.source, f"rm {large}")
+    outcome, error = move.outcome()
+    assert outcome == "rolled_back" and "CRIU could not freeze the box into images" in error
+    moves_after_all(guests, move, client)
+
+
+def kill_criu(guests, node):  # noqa: F811
+    """And not what it has begun to restore, which has the same name."""
+    def criu():
+        there = guests.processes(node)
+        ours = [process.pid for process in there if process.name == "drover-node"]
+        return [process.pid for process in there if process.name == "criu" and process.parent in ours and process.state != "Z"]
+
+    pid, = criu()
+    guests.sh(node, f"kill -KILL {pid}")
+    until("CRIU has ended", lambda: not criu())
+
+
+def moves_after_all(guests, move, client):  # noqa: F811
+    """The move was rolled back, which nobody has to recover, and the next one succeeds."""
+    guests.served()
+    assert move.box.states() == {move.source: "running"}
+    client.check()
+    assert move.box.migrate("--mode", "stop")["outcome"] == "moved"
+    acknowledged = client.finish()
+    assert increments_on_disk(move.box) >= acknowledged
+
+
+@contextlib.contextmanager
+def filled(guests, node, where):  # noqa: F811
+    """A file system of a node has no room."""
+    try:
+        guests.sh(node, f"fallocate -l $(($(stat -f -c '(%f * %S)' {where}) - (20 << 20))) {where}/fill; "
+                        f"dd if=/dev/zero of={where}/rest bs=64k 2>/dev/null || :")
+        yield
+    finally:
+        guests.sh(node, f"rm -f {where}/fill {where}/rest")
+
+
+@pytest.mark.parametrize("full, expected", [(DROVER, 1), ("/run", 3)])
+def test_destination_has_no_space_left(guests, moved, full, expected):  # noqa: F811
+    """Another one has filled it since the preflight. No box was ever there: a new directory wants room as well."""
+    client = Counter(guests, moved.ip4)
+    guests.sh(moved.other(), f"rm -rf {DROVER}/boxes {DROVER}/arriving")
+    move = Move(guests, moved, "destination.arriving")
+    with filled(guests, move.destination, full):
+        assert move.go_on() == expected, move.err
+        guests.served()
+        outcome, error = move.outcome()
+        assert outcome == "rolled_back"
+        assert error.startswith(f"{move.destination}: cannot write /") and error.endswith(": the disk of this node is full")
+        assert moved.states() == {move.source: "running"}
+    moves_after_all(guests, move, client)
 
 
 @contextlib.contextmanager
@@ -160,30 +339,31 @@ def set_clocks(guests, jump):  # noqa: F811
 
 @pytest.mark.parametrize("point, jump", [("source.frozen", "400 days"), ("destination.prepared", "-2 days"),
                                          ("source.given", "400 days")])
-def test_clocks_jump(guests, make_box, point, jump):  # noqa: F811
+def test_clocks_jump(guests, moved, point, jump):  # noqa: F811
     """On both nodes, in the midst of a move: what has a deadline goes by a clock that nobody sets."""
-    box = make_box("timeless", "redis", 26).answers(6379)
-    client = Counter(guests, box.ip4)
-    move = Move(guests, box, point)
+    client = Counter(guests, moved.ip4)
+    move = Move(guests, moved, point)
     with set_clocks(guests, jump):
         assert move.go_on() == 0, move.err
-        assert box.states() == {move.destination: "running"}
+        assert moved.states() == {move.destination: "running"}
         acknowledged = client.finish()
-        assert increments_on_disk(guests, box) >= acknowledged
+        assert increments_on_disk(moved) >= acknowledged
 
 
 @pytest.mark.limit(300)
-@pytest.mark.parametrize("point, victim", [
-    ("destination.prepared", "destination"), ("source.given", "source"),
-    pytest.param("source.prepared", "source", marks=pytest.mark.exhaustive),
-    pytest.param("destination.mine", "destination", marks=pytest.mark.exhaustive)])
-def test_power_cut(guests, make_box, point, victim):  # noqa: F811
+@pytest.mark.parametrize("point, victim, mode", [
+    ("destination.prepared", "destination", "stop"), ("source.given", "source", "stop"),
+    ("destination.prepared", "destination", "precopy"), ("source.given", "source", "postcopy"),
+    *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in (
+        ("source.prepared", "source", "stop"), ("source.given", "source", "precopy"), ("destination.mine", "destination", "stop"),
+        ("destination.mine", "destination", "postcopy")))])
+def test_power_cut(guests, make_box, point, victim, mode):  # noqa: F811
     """A node is gone in the midst. The other one recovers alone, and then both when the power is back."""
     box = make_box("power", "redis", 23).answers(6379)
     count = Redis(guests, box.ip4)
     assert [count("INCR", "count") for _ in range(50)] == list(range(1, 51))
     count.close()
-    move = Move(guests, box, point)
+    move = Move(guests, box, point, mode)
     gone = move.source if victim == "source" else move.destination
     left = move.destination if victim == "source" else move.source
     owner = move.destination if point in GIVEN else move.source
@@ -221,8 +401,7 @@ def settle(guests):  # noqa: F811
     for node in guests.nodes:
         (status, out, err), = recover(guests, node)
         assert status == 0, f"recover on {node} ended with {status}:\n{out}{err}"
-    for node in guests.nodes:
-        assert [(status, out.split()) for status, out, _ in recover(guests, node)] == [(0, ["[]"])]
+    assert [(status, out.split()) for status, out, _ in recover(guests, *guests.nodes)] == [(0, ["[]"])] * 2
 
 
 # Memory that is sent while the box runs
