@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <sstream>
 
@@ -24,6 +25,8 @@ namespace {
 // CRIU itself gives up on what it waits for; this is for the case that it does not.
 constexpr auto kDeadline = std::chrono::minutes(10);
 constexpr auto kCheckEvery = std::chrono::milliseconds(200);
+// Whoever asked it for something has gone: then it takes back what it has restored, and ends.
+constexpr auto kTakesBack = std::chrono::seconds(2);
 
 // In every log, of what is no failure: that no iptables is found, and that a limit stays as it is.
 constexpr const char* kNoReason[] = {"tables-save", "tables-restore", "tables-legacy",
@@ -46,8 +49,23 @@ std::string error_lines(const std::string& log) {
   return found;
 }
 
+/// CRIU holds the lock as long as it lives, and has its pid in it.
+void end_criu(const std::string& lock) {
+  const base::Fd file = base::open(lock, O_RDWR);
+  const auto ended = [&] { return ::flock(file.get(), LOCK_EX | LOCK_NB) == 0; };
+  const auto deadline = std::chrono::steady_clock::now() + kTakesBack;
+  while (!ended()) {
+    if (std::chrono::steady_clock::now() < deadline) {
+      ::usleep(10'000);
+      continue;
+    }
+    if (const int pid = std::atoi(base::read_file(lock).c_str()); pid > 0) ::kill(pid, SIGKILL);
+    return;
+  }
+}
+
 // What the child below shares with libcriu's callback, which takes no argument of ours.
-int g_question = -1, g_answer = -1, g_service = -1;
+int g_question = -1, g_answer = -1, g_service = -1, g_guard = -1;
 std::span<const Halt> g_halts;
 
 }  // namespace
@@ -61,7 +79,7 @@ int on_notify(const char* action) {
   return 0;
 }
 
-int start_criu(const std::string& program, bool dies_with_us) {
+int start_criu(const std::string& program) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) return -1;
   // What CRIU has begun to restore can outlive it: it waits for CRIU, and has the socket's other end, so that
@@ -72,10 +90,10 @@ int start_criu(const std::string& program, bool dies_with_us) {
   on_end.sa_handler = [](int) { ::shutdown(g_service, SHUT_RD); };
   on_end.sa_flags = SA_RESTART | SA_NOCLDSTOP;
   ::sigaction(SIGCHLD, &on_end, nullptr);
-  const pid_t parent = ::getpid(), child = ::fork();
+  const pid_t child = ::fork();
   if (child == 0) {
-    if (dies_with_us) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (dies_with_us && ::getppid() != parent) ::_exit(1);
+    const std::string pid = std::to_string(::getpid()) + "\n";
+    (void)!::pwrite(g_guard, pid.data(), pid.size(), 0);
     ::close(ends[0]);
     ::execlp(program.c_str(), program.c_str(), "swrk", std::to_string(ends[1]).c_str(), nullptr);
     ::_exit(127);
@@ -100,6 +118,7 @@ CriuChild::CriuChild(CriuWork work)
     // CRIU inherits it, what it restores does not: so it tells whether CRIU is at work.
     ::flock(guard.get(), LOCK_EX);
     ::fcntl(guard.get(), F_SETFD, 0);
+    g_guard = guard.get();
     question_.read.close();
     answer_.write.close();
     g_question = question_.write.get();
@@ -161,6 +180,7 @@ void CriuChild::run(char told) {
     deadline = std::chrono::steady_clock::now() + kDeadline;  // what we did meanwhile is none of CRIU's time
   }
   wait();
+  if ((failure || timed_out) && work_.may_kill) end_criu(work_.lock);
   if (failure) std::rethrow_exception(failure);
   if (timed_out)
     throw base::error("CRIU did not finish to {} in {} minutes", work_.what, kDeadline.count())

@@ -24,6 +24,8 @@ struct CriuWork {
   std::function<int(char)>
       request;  ///< in the child, later: returns libcriu's result, has told it of on_notify
   std::function<void()> check = {};  ///< often while CRIU works: what it throws ends the work
+  bool may_kill =
+      false;  ///< also a CRIU that does not end by itself then: it has no code of its own in a box
 };
 
 /// A child of ours that has CRIU do it, so that a CRIU that hangs does not hang us, and so that it can enter
@@ -52,8 +54,7 @@ int on_notify(const char* action);
 
 /// Starts CRIU, as libcriu would when there is a request (swrk_connect() of its lib/c/criu.c): it waits for
 /// one at the socket that is returned (criu_local_set_service_fd), where nothing more comes when CRIU has
-/// ended. -1: it cannot be started. `dies_with_us`: however busy it is. (In a dump it must not: it has code
-/// of its own in the box.)
-int start_criu(const std::string& program, bool dies_with_us);
+/// ended. -1: it cannot be started.
+int start_criu(const std::string& program);
 
 }  // namespace box

@@ -132,7 +132,7 @@ struct Dump::State {
     programs.use();
     part.use();
     lazy.use();
-    service = start_criu(programs.criu, /*dies_with_us=*/false);
+    service = start_criu(programs.criu);
   }
 
   int dump_in_child(char told) const {

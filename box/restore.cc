@@ -127,7 +127,7 @@ pid_t restore(const RestoreRequest& request) {
     if (::unshare(CLONE_NEWCGROUP) != 0) return -1;
     programs.use();
     part.use();
-    CriuRestore restore = {{.service = start_criu(programs.criu, /*dies_with_us=*/true),
+    CriuRestore restore = {{.service = start_criu(programs.criu),
                             .images = images.get(),
                             .work = work.get(),
                             .config = config,
@@ -149,7 +149,8 @@ pid_t restore(const RestoreRequest& request) {
              .halts = halts,
              .prepare = {},
              .request = [&](char) { return in_group(group, in_child); },
-             .check = request.check})
+             .check = request.check,
+             .may_kill = true})
       .run(0);
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");
