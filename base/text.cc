@@ -55,6 +55,18 @@ std::string first_line(const std::string& text) {
   return "";
 }
 
+std::string printable(std::string text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+    if (c < 0x20 || c == 0x7f)
+      text[i] = ' ';
+    else if (c == 0xc2 && next >= 0x80 && next <= 0x9f)  // U+0080 to U+009F in UTF-8
+      text[i] = text[i + 1] = ' ';
+  }
+  return text;
+}
+
 std::string last_lines(const std::string& text) {
   constexpr size_t kShown = 8;
   std::vector<std::string> lines = lines_of(text);
@@ -62,9 +74,7 @@ std::string last_lines(const std::string& text) {
                 [](const std::string& line) { return line.find_first_not_of(' ') == std::string::npos; });
   std::string shown;
   for (size_t i = lines.size() > kShown ? lines.size() - kShown : 0; i < lines.size(); ++i) {
-    for (char& c : lines[i])
-      if (static_cast<unsigned char>(c) < ' ') c = ' ';
-    shown += "\n    " + lines[i];
+    shown += "\n    " + printable(std::move(lines[i]));
   }
   return shown;
 }

@@ -13,6 +13,9 @@ std::vector<std::string> lines_of(const std::string& text);
 /// The first line of a longer text, cut to what fits into a message.
 std::string first_line(const std::string& text);
 
+/// For a terminal: spaces for what could steer it, the control characters of ASCII and of Unicode (C1).
+std::string printable(std::string text);
+
 /// What a program said last: some lines, each on a line of its own and indented, without what
 /// could steer a terminal.
 std::string last_lines(const std::string& text);

@@ -13,6 +13,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <format>
+#include <fstream>
 #include <sstream>
 
 #include "base/error.h"
@@ -22,11 +24,16 @@
 namespace box {
 namespace {
 
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
 // CRIU itself gives up on what it waits for; this is for the case that it does not.
-constexpr auto kDeadline = std::chrono::minutes(10);
-constexpr auto kCheckEvery = std::chrono::milliseconds(200);
-// Whoever asked it for something has gone: then it takes back what it has restored, and ends.
-constexpr auto kTakesBack = std::chrono::seconds(2);
+constexpr auto kDeadline = 10min;
+constexpr auto kCheckEvery = 200ms;
+// Whoever asked it for something has gone: it hears of that at its next notification, takes back what it has done,
+// and ends. So long it may do nothing, and need for all of it.
+constexpr auto kIdle = 2s;
+constexpr auto kTakesBack = 1min;
 
 // In every log, of what is no failure: that no iptables is found, and that a limit stays as it is.
 constexpr const char* kNoReason[] = {"tables-save", "tables-restore", "tables-legacy",
@@ -49,17 +56,38 @@ std::string error_lines(const std::string& log) {
   return found;
 }
 
-/// CRIU holds the lock as long as it lives, and has its pid in it.
+/// CRIU's pid is in the lock.
+int pid_of_criu(const std::string& lock) {
+  return std::atoi(base::read_file_if_exists(lock).value_or("").c_str());
+}
+
+/// Since when CRIU has not run on any processor.
+class Idle {
+ public:
+  explicit Idle(std::string lock) : lock_(std::move(lock)) {}
+  Clock::duration time() {
+    // ns that it ran and that it waited for a processor, and how often (sched-stats.rst of Linux).
+    std::ifstream in(std::format("/proc/{}/schedstat", pid_of_criu(lock_)));
+    std::string now;
+    std::getline(in, now);
+    if (now.empty() || now != seen_) since_ = Clock::now();
+    seen_ = std::move(now);
+    return Clock::now() - since_;
+  }
+
+ private:
+  std::string lock_;
+  std::string seen_;
+  Clock::time_point since_ = Clock::now();
+};
+
+/// CRIU holds the lock as long as it lives.
 void end_criu(const std::string& lock) {
   const base::Fd file = base::open(lock, O_RDWR);
-  const auto ended = [&] { return ::flock(file.get(), LOCK_EX | LOCK_NB) == 0; };
-  const auto deadline = std::chrono::steady_clock::now() + kTakesBack;
-  while (!ended()) {
-    if (std::chrono::steady_clock::now() < deadline) {
-      ::usleep(10'000);
-      continue;
-    }
-    if (const int pid = std::atoi(base::read_file(lock).c_str()); pid > 0) ::kill(pid, SIGKILL);
+  const auto deadline = Clock::now() + kTakesBack;
+  for (Idle idle(lock); ::flock(file.get(), LOCK_EX | LOCK_NB) != 0; ::usleep(10'000)) {
+    if (idle.time() < kIdle && Clock::now() < deadline) continue;
+    if (const int pid = pid_of_criu(lock); pid > 0) ::kill(pid, SIGKILL);
     return;
   }
 }
@@ -151,8 +179,9 @@ void CriuChild::wait() {
 
 void CriuChild::run(char told) {
   base::write_full(answer_.write.get(), std::string_view(&told, 1), "the child that runs CRIU");
-  auto deadline = std::chrono::steady_clock::now() + kDeadline;
-  bool timed_out = false;
+  const auto later = [] { return Clock::now() + kDeadline; };
+  auto deadline = later();
+  Idle idle(work_.lock);
   std::exception_ptr failure;
   for (;;) {
     pollfd p{question_.read.get(), POLLIN, 0};
@@ -162,11 +191,17 @@ void CriuChild::run(char told) {
     if (n <= 0) {
       try {
         if (work_.check) work_.check();
-        timed_out = std::chrono::steady_clock::now() > deadline;
+        if (idle.time() > work_.patience)
+          throw base::error("CRIU did not {}: it has not run for {} s", work_.what, work_.patience.count())
+              .hint("it was ended, and a process that it was at work in may have ended with it; its log is " +
+                    work_.log);
+        if (Clock::now() > deadline)
+          throw base::error("CRIU did not {} in {} minutes", work_.what, kDeadline.count())
+              .hint("its log is " + work_.log);
+        continue;
       } catch (...) {
         failure = std::current_exception();
       }
-      if (!failure && !timed_out) continue;
       ::kill(child_, SIGKILL);
       break;
     }
@@ -177,14 +212,15 @@ void CriuChild::run(char told) {
       failure = std::current_exception();
     }
     base::write_full(answer_.write.get(), failure ? "n" : "y", "the child that runs CRIU");
-    deadline = std::chrono::steady_clock::now() + kDeadline;  // what we did meanwhile is none of CRIU's time
+    // What we did meanwhile is none of CRIU's time.
+    deadline = later();
+    idle = Idle(work_.lock);
   }
   wait();
-  if ((failure || timed_out) && work_.may_kill) end_criu(work_.lock);
-  if (failure) std::rethrow_exception(failure);
-  if (timed_out)
-    throw base::error("CRIU did not finish to {} in {} minutes", work_.what, kDeadline.count())
-        .hint("its log is " + work_.log);
+  if (failure) {
+    end_criu(work_.lock);
+    std::rethrow_exception(failure);
+  }
   if (status_ != 0) {
     if (auto known = criu_reason(base::read_file_if_exists(work_.log, 256 << 20).value_or("")))
       throw base::error("CRIU could not {}: {}", work_.what, known->sentence).hint(known->hint);

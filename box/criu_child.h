@@ -1,6 +1,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <chrono>
 #include <functional>
 #include <span>
 #include <string>
@@ -24,12 +25,13 @@ struct CriuWork {
   std::function<int(char)>
       request;  ///< in the child, later: returns libcriu's result, has told it of on_notify
   std::function<void()> check = {};  ///< often while CRIU works: what it throws ends the work
-  bool may_kill =
-      false;  ///< also a CRIU that does not end by itself then: it has no code of its own in a box
+  /// A CRIU that has not run for so long hangs, which ends the work.
+  std::chrono::seconds patience = std::chrono::minutes(10);
 };
 
 /// A child of ours that has CRIU do it, so that a CRIU that hangs does not hang us, and so that it can enter
-/// the box's control group. CRIU holds the lock as long as it lives.
+/// the box's control group. CRIU holds the lock as long as it lives. Where the work ends early, CRIU takes back what
+/// it did, and is killed only when it hangs.
 class CriuChild {
  public:
   explicit CriuChild(CriuWork work);

@@ -54,6 +54,10 @@ bool has_inner_connections(pid_t init) {
   return false;
 }
 
+// A box that stands frozen for so long with CRIU asleep is better off without it, though CRIU may take it along
+// (docs/decisions/0005).
+constexpr auto kPatience = std::chrono::seconds(30);
+
 /// What it needs to know of the box in the end, in CriuChild::run()'s byte.
 constexpr char kOurNetwork = 1, kInnerConnections = 2;
 
@@ -92,7 +96,9 @@ struct Dump::State {
                            .lock = request.lock,
                            .halts = {&halt, 1},
                            .prepare = [this] { start_in_child(); },
-                           .request = [this](char told) { return dump_in_child(told); }});
+                           .request = [this](char told) { return dump_in_child(told); },
+                           .check = base::check_interrupt,
+                           .patience = kPatience});
   }
 
   void run() {

@@ -149,8 +149,7 @@ pid_t restore(const RestoreRequest& request) {
              .halts = halts,
              .prepare = {},
              .request = [&](char) { return in_group(group, in_child); },
-             .check = request.check,
-             .may_kill = true})
+             .check = request.check})
       .run(0);
   auto init = find_init(group);
   if (!init) throw base::error("CRIU restored the box, but its process 1 is not there");

@@ -44,7 +44,7 @@ Json about(const std::string& id, const std::string& box) {
 }
 
 /// The connection broke. True: there is another one, in `transport` and `wire`. False: the move was dropped.
-/// Throws when nobody has answered for so long that the memory is lost.
+/// Throws when the memory is lost: so says the other node, or has not answered for so long.
 bool connect_again(const base::Context& context, const std::string& name, const std::string& id,
                    std::optional<Transport>& transport, std::optional<Wire>& wire) {
   for (const auto deadline = std::chrono::steady_clock::now() + kLost;
@@ -57,11 +57,12 @@ bool connect_again(const base::Context& context, const std::string& name, const 
                         std::vector<std::string>{"drover-node", "receive"});
       wire.emplace(transport->in(), transport->out(), 10s);
       wire->send_json(Frame::kFetch, about(id, name));
-      wire->expect_json(Frame::kReady, 20s);
-      return true;
+      if (wire->expect_json(Frame::kReady, 20s).value("memory", true)) return true;
     } catch (const base::Error& e) {
       base::debug("{}", e.render());
+      continue;
     }
+    throw base::error("the memory of box {} is not on the other node any more", name);
   }
   throw base::error("memory of box {} is on the other node, which does not answer", name);
 }
@@ -334,9 +335,9 @@ void answer_fetch(const base::Context& context, Wire& wire, const Json& hello) {
     throw base::error("box {} was not given away by this move", name);
   const box::Cgroup group(paths.cgroup);
   const auto processes = box::processes_of(group);
-  if (processes.empty() || !group.frozen())
-    throw base::error("the memory of box {} is not here any more", name);
-  wire.send_json(Frame::kReady, Json::object());
+  const bool here = !processes.empty() && group.frozen();
+  wire.send_json(Frame::kReady, {{"memory", here}});
+  if (!here) return;
   PageSender sender(wire, processes);
   Message last = serve_pages(wire, sender, 1min, {});
   if (last.type == Frame::kHere) last = wire.recv(kPatience, "\"whole\"");

@@ -39,10 +39,9 @@ constexpr auto kHeadStart = 100ms;
 // it would otherwise get that back only when we have used up our turn.
 constexpr auto kFirstSteps = 1s;
 constexpr auto kStep = 5ms;
-// With something asked for, nothing for so long means that the source is gone.
+// With something asked for, nothing for so long means that the source is gone; and so does a message, of 256 KiB,
+// that takes so long.
 constexpr auto kSilence = 15s;
-// For a message that has begun: 256 KiB, over a slow link.
-constexpr auto kOneMessage = 30s;
 
 }  // namespace
 
@@ -130,7 +129,7 @@ void Pager::run(Wire& wire) {
     }
     if (waits[0].revents != 0) {
       last_data_ = Clock::now();
-      take(wire, wire.recv(kOneMessage, "memory of the box"));
+      take(wire, wire.recv(kSilence, "memory of the box"));
     } else if (asked_.bytes() == 0) {
       last_data_ = Clock::now();
     } else if (Clock::now() - last_data_ > kSilence) {

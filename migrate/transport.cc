@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text.h"
 
 namespace migrate {
 namespace {
@@ -41,8 +42,7 @@ std::vector<std::string> last_lines(int fd) {
   std::vector<std::string> lines;
   for (std::string line; std::getline(text, line);) {
     line.erase(line.find_last_not_of(" \r") + 1);
-    std::ranges::replace_if(line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-    if (!line.empty()) lines.push_back(std::move(line));
+    if (!line.empty()) lines.push_back(base::printable(std::move(line)));
   }
   return lines;
 }

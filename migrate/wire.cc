@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace migrate {
 namespace {
@@ -64,8 +65,7 @@ int make_non_blocking(int fd) {
 std::string shown(std::string text) {
   constexpr size_t kLongest = 2000;
   if (text.size() > kLongest) text.resize(kLongest);
-  std::ranges::replace_if(text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-  return text;
+  return base::printable(std::move(text));
 }
 
 std::string text_of(const nlohmann::json& object, const char* key) {

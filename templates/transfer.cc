@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/mount.h"
+#include "base/text.h"
 #include "templates/store.h"
 
 namespace templates {
@@ -64,10 +65,7 @@ class Cutter {
 
 /// A sentence from the other end, without what could steer a terminal.
 std::string plain(std::string_view text) {
-  std::string plain(text.substr(0, kMostRefusal));
-  for (char& c : plain)
-    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = ' ';
-  return plain;
+  return base::printable(std::string(text.substr(0, kMostRefusal)));
 }
 
 /// One end of a stream. Every wait has a deadline and can be interrupted.

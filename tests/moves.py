@@ -289,6 +289,26 @@ def criu_that_restores(move):
     return pid
 
 
+def criu_on(lab, node):
+    return [pid for pid in members(lab, node) if lines(f"/proc/{pid}/comm") == ["criu"]]
+
+
+def criu_has_dumped(lab, rack, tmp_path, mode):
+    """A move at the post-dump notification of CRIU's, which waits for us; CRIU's pid; and what lets the move go on."""
+    upper = rack.box.upper()
+    move = Halted(rack.box, "source.rounds", tmp_path, "--mode", mode, "--force")
+    # More than the pipes to ssh take, so that the last round waits while ssh is stopped.
+    upper.joinpath("large").write_bytes(os.urandom(16 << 20))
+    os.kill(move.pids["transport"], signal.SIGSTOP)
+    move.resume()
+    # Written at the end, and then CRIU waits for us, who wait for ssh.
+    network = lab.node(move.source).path(f"/run/drover/boxes/{rack.box.name}/images/network.json")
+    until("CRIU has dumped", network.exists, timeout=40)
+    time.sleep(0.3)
+    (criu,) = criu_on(lab, move.source)
+    return move, criu, lambda: os.kill(move.pids["transport"], signal.SIGCONT)
+
+
 def processes(box):
     """The names of its processes, one for each, in order."""
     pids = lines(box.lab.group / box.node() / "drover" / box.name / "cgroup.procs")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_that_restores, fill, filling, increments_on_disk, members,
+from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_has_dumped, criu_on, criu_that_restores, fill, filling, increments_on_disk, members,
                    memory_or_disk, recover, served, settle)
 from rack import rack, shared  # noqa: F401: fixtures
 from test_move_postcopy import guards
@@ -40,10 +40,6 @@ def runs(lab, box):
         if "populated 1" in events and "frozen 0" in events and not criu_on(lab, node):
             found.append(node)
     return found
-
-
-def criu_on(lab, node):
-    return [pid for pid in members(lab, node) if lines(f"/proc/{pid}/comm") == ["criu"]]
 
 
 # The link
@@ -150,6 +146,22 @@ class Following:
         return self.rack.box.states() == {self.move.source: "given", self.move.destination: "settling"} \
             and guards(self.lab, self.move.destination)
 
+    def started_from_disk(self):
+        """The memory is lost: the box ends, since it never runs without it, and starts with what it has written. Nobody is asked."""
+        node, box = self.move.destination, self.rack.box
+        all_brought(self.lab, self.move)
+        until("the box has ended", lambda: not lines(self.lab.group / node / "drover" / box.name / "cgroup.procs"))
+        (_, (out, err), status), = recover(self.lab, [node])
+        assert status == 0, err
+        assert [settled["what"] for settled in json.loads(out)] == [f"box {box.name} runs here since its move from {self.move.source}"]
+
+    def another_client(self):
+        """Of the box that was started from its disk."""
+        with contextlib.suppress(OSError):  # one that only waits for an answer would not hear of the box's end
+            self.rack.client.redis.socket.shutdown(socket.SHUT_RDWR)
+        until("the client has ended", lambda: self.rack.client.error)
+        self.rack.client = memory_or_disk(self.rack.box, self.rack.client, self.rack.client.value)
+
     def check(self):
         redis = self.rack.client.other()
         for number in range(self.COPIES):
@@ -176,24 +188,46 @@ def test_link_is_cut_while_memory_follows(lab, rack, tmp_path, mode, how):
 
 @pytest.mark.parametrize("mode", LAZY)
 def test_bringer_is_killed_behind_a_cut_link(lab, rack, tmp_path, mode):
-    """What had not come is lost to the box, which never runs without it: it ends, and starts from its disk. Nobody is asked."""
     following = Following(lab, rack, tmp_path, mode)
     move = following.move
     lab.link(move.destination, "down")
     move.kill("bringer")
-    all_brought(lab, move)
-    group = lab.group / move.destination / "drover" / rack.box.name
-    until("the box has ended", lambda: not lines(group / "cgroup.procs"))
-    (_, (out, err), status), = recover(lab, [move.destination])
-    assert status == 0, err
-    assert [settled["what"] for settled in json.loads(out)] == [f"box {rack.box.name} runs here since its move from {move.source}"]
+    following.started_from_disk()
     lab.link(move.destination, "up")
     assert move.go_on() == 4, move.err
     settle(lab, move, "source first")
-    with contextlib.suppress(OSError):  # a client that only waits for an answer would not hear of the box's end
-        rack.client.redis.socket.shutdown(socket.SHUT_RDWR)
-    until("the client has ended", lambda: rack.client.error)
-    rack.client = memory_or_disk(rack.box, rack.client, rack.client.value)
+    following.another_client()
+    following.check()
+    rack.check(move.destination)
+
+
+@pytest.mark.parametrize("mode, how", each(LAZY, ("down", "drop"), quick=lambda mode, how: (mode == "hybrid") == (how == "drop")))
+def test_link_stays_cut_while_memory_follows(lab, rack, tmp_path, mode, how):
+    """15 s of silence and a minute of asking, and who brings the memory gives up."""
+    following = Following(lab, rack, tmp_path, mode)
+    move = following.move
+    start = time.monotonic()
+    lab.link(move.destination, how)
+    try:
+        following.started_from_disk()
+        assert 60 < time.monotonic() - start < 100
+        assert move.go_on() == 4, move.err
+    finally:
+        lab.link(move.destination, "up")
+    settle(lab, move, "source first")
+    following.another_client()
+    following.check()
+    rack.check(move.destination)
+
+
+@pytest.mark.parametrize("mode", LAZY)
+def test_source_is_killed_while_memory_follows(lab, rack, tmp_path, mode):
+    """The frozen copy needs nobody who lives: what the box lacks comes over a connection that its node makes."""
+    following = Following(lab, rack, tmp_path, mode)
+    move = following.move
+    move.kill("source")
+    all_brought(lab, move)
+    settle(lab, move, "at once")
     following.check()
     rack.check(move.destination)
 
@@ -273,21 +307,11 @@ def test_source_disk_is_full(lab, own_disk, tmp_path, point, mode):
 def test_criu_is_killed_while_it_dumps(lab, rack, tmp_path, mode):
     """At its post-dump notification: it has locked the box's network, and has its connections in repair mode. (Earlier it has
     code of its own in the box, and may take it along: docs/decisions/0005.)"""
-    upper = rack.box.upper()
-    move = Halted(rack.box, "source.rounds", tmp_path, "--mode", mode, "--force")
-    # More than the pipes to ssh take, so that the last round waits while ssh is stopped.
-    upper.joinpath("large").write_bytes(os.urandom(16 << 20))
-    os.kill(move.pids["transport"], signal.SIGSTOP)
-    move.resume()
-    # Written at the end, and then CRIU waits for us, who wait for ssh.
-    network = lab.node(move.source).path(f"/run/drover/boxes/{rack.box.name}/images/network.json")
-    until("CRIU has dumped", network.exists, timeout=40)
-    time.sleep(0.3)
-    (criu,) = criu_on(lab, move.source)
+    move, criu, go_on = criu_has_dumped(lab, rack, tmp_path, mode)
     os.kill(criu, signal.SIGKILL)
     until("CRIU has ended", lambda: not criu_on(lab, move.source))
     assert "frozen 1" in lines(lab.group / move.source / "drover" / rack.box.name / "cgroup.events")
-    os.kill(move.pids["transport"], signal.SIGCONT)
+    go_on()
     assert move.go_on() == 3, move.err
     assert "CRIU could not freeze the box into images" in json.loads(move.err.splitlines()[-1])["error"]
     rack.check(move.source)
@@ -422,6 +446,22 @@ def test_power_cut(lab, alone, tmp_path, point, side, mode):
     alone.answers(6379)
     assert lab.exec("client", "redis-cli", "-h", alone.ip4, "incr", "count").stdout == "2\n"
     assert increments_on_disk(alone) >= 2
+
+
+@pytest.mark.parametrize("mode", LAZY)
+def test_source_loses_power_while_memory_follows(lab, rack, tmp_path, mode):
+    """When it is back it says that the memory is gone, and nobody goes on asking."""
+    following = Following(lab, rack, tmp_path, mode)
+    move = following.move
+    start = time.monotonic()
+    lab.off(move.source)
+    lab.on(move.source)
+    following.started_from_disk()
+    assert time.monotonic() - start < 50
+    settle(lab, move, "source first")
+    following.another_client()
+    following.check()
+    rack.check(move.destination)
 
 
 # A box that is gone, or elsewhere, when it is asked for

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from moves import Halted, check_filled, criu_that_restores, fill, has_ended, settle
+from moves import Halted, check_filled, criu_has_dumped, criu_on, criu_that_restores, fill, has_ended, settle
 from rack import rack, shared  # noqa: F401: fixtures
 
 pytestmark = [pytest.mark.leaves, pytest.mark.limit(240)]
@@ -24,6 +24,48 @@ def gives_up(move, rack):
     rack.check(move.source)
     rack.box.migrate()  # as if nothing had happened
     rack.check(move.destination)
+
+
+def freezing_is_given_up(move, rack, least, most):
+    start = time.monotonic()
+    assert move.go_on() == 3, move.err
+    assert least < time.monotonic() - start < most
+    assert json.loads(move.out)["outcome"] == "rolled_back"
+    rack.check(move.source)
+    rack.box.migrate()  # as if nothing had happened
+    rack.check(move.destination)
+    return json.loads(move.err.splitlines()[-1])["error"]
+
+
+HANGS = "CRIU did not freeze the box into images: it has not run for 30 s"
+
+
+def test_criu_hangs_before_it_dumps(lab, rack, tmp_path):
+    move = Halted(rack.box, "source.frozen", tmp_path, "--mode", "stop", "--force")
+    (criu,) = criu_on(lab, move.source)
+    os.kill(criu, signal.SIGSTOP)
+    assert freezing_is_given_up(move, rack, 30, 50) == HANGS
+    assert has_ended(criu)
+
+
+def test_interrupt_when_criu_hangs(lab, rack, tmp_path):
+    """It is given two seconds."""
+    move = Halted(rack.box, "source.frozen", tmp_path, "--mode", "stop", "--force")
+    (criu,) = criu_on(lab, move.source)
+    os.kill(criu, signal.SIGSTOP)
+    os.kill(move.pids["source"], signal.SIGINT)
+    assert freezing_is_given_up(move, rack, 1, 15) == "interrupted"
+    assert has_ended(criu)
+
+
+@pytest.mark.parametrize("mode", ["stop", "postcopy"])
+def test_criu_hangs_after_its_dump(lab, rack, tmp_path, mode):
+    """With its code in the box, which notices that CRIU has gone."""
+    move, criu, go_on = criu_has_dumped(lab, rack, tmp_path, mode)
+    os.kill(criu, signal.SIGSTOP)
+    go_on()
+    assert freezing_is_given_up(move, rack, 30, 50) == HANGS
+    assert has_ended(criu)
 
 
 def test_criu_hangs_while_it_restores(rack, tmp_path):
