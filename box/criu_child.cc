@@ -85,10 +85,15 @@ class Idle {
 void end_criu(const std::string& lock) {
   const base::Fd file = base::open(lock, O_RDWR);
   const auto deadline = Clock::now() + kTakesBack;
+  bool hangs = false;
   for (Idle idle(lock); ::flock(file.get(), LOCK_EX | LOCK_NB) != 0; ::usleep(10'000)) {
     if (idle.time() < kIdle && Clock::now() < deadline) continue;
-    if (const int pid = pid_of_criu(lock); pid > 0) ::kill(pid, SIGKILL);
-    return;
+    const int pid = pid_of_criu(lock);
+    if (pid <= 0) return;
+    // Whom somebody has stopped, can go on.
+    ::kill(pid, hangs ? SIGKILL : SIGCONT);
+    if (std::exchange(hangs, true)) return;
+    idle = Idle(lock);
   }
 }
 
@@ -190,8 +195,8 @@ void CriuChild::run(char told) {
     char c = 0;
     if (n <= 0) {
       try {
-        if (work_.check) work_.check();
-        if (idle.time() > work_.patience)
+        if (work_.check && !failure) work_.check();
+        if (idle.time() > (failure ? kIdle : work_.patience))
           throw base::error("CRIU did not {}: it has not run for {} s", work_.what, work_.patience.count())
               .hint("it was ended, and a process that it was at work in may have ended with it; its log is " +
                     work_.log);
@@ -200,7 +205,7 @@ void CriuChild::run(char told) {
               .hint("its log is " + work_.log);
         continue;
       } catch (...) {
-        failure = std::current_exception();
+        if (!failure) failure = std::current_exception();
       }
       ::kill(child_, SIGKILL);
       break;

@@ -10,6 +10,7 @@
 #include <set>
 #include <vector>
 
+#include "base/context.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "box/cgroup.h"
@@ -73,7 +74,8 @@ DumpRequest dump_of(const Paths& paths, const Config& config, pid_t init) {
           .host_end = host_end_name(config.name),
           .lock = paths.criu_lock,
           .id_base = config.id_base,
-          .own_groups = config.start.control_groups};
+          .own_groups = config.start.control_groups,
+          .check = base::check_interrupt};
 }
 
 struct Dump::State {
@@ -97,7 +99,7 @@ struct Dump::State {
                            .halts = {&halt, 1},
                            .prepare = [this] { start_in_child(); },
                            .request = [this](char told) { return dump_in_child(told); },
-                           .check = base::check_interrupt,
+                           .check = request.check,
                            .patience = kPatience});
   }
 

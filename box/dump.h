@@ -28,9 +28,10 @@ struct DumpRequest {
   /// Leaves the private anonymous memory where it is: the images only say where there is some
   /// (post-copy). Nobody else may write to it before it was read.
   bool lazy = false;
+  std::function<void()> check = {};  ///< often meanwhile: what it throws ends the dump
 };
 
-/// All that follows from whose it is; not lazy.
+/// All that follows from whose it is; not lazy. An interrupt ends it.
 DumpRequest dump_of(const Paths& paths, const Config& config, pid_t init);
 
 /// Freezes a box's processes into files, by CRIU through its library (criu(8), libcriu 4.2). A failure

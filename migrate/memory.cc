@@ -15,11 +15,11 @@
 #include "box/cgroup.h"
 #include "box/ownership.h"
 #include "migrate/arrival.h"
+#include "migrate/departure.h"
 #include "migrate/pager.h"
 #include "migrate/pages.h"
 #include "migrate/preflight.h"
 #include "migrate/report.h"
-#include "migrate/settle.h"
 
 namespace migrate {
 namespace {

@@ -172,6 +172,10 @@ Rounds::ImagesAhead::ImagesAhead(Rounds& rounds)
 
 Rounds::ImagesAhead::~ImagesAhead() { ended_.release(); }
 
+void Rounds::ImagesAhead::check() {
+  if (sent_.valid() && sent_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) sent_.get();
+}
+
 uint64_t Rounds::ImagesAhead::end() {
   ended_.release();
   return sent_.get();

@@ -51,7 +51,9 @@ class Rounds {
     ImagesAhead(const ImagesAhead&) = delete;
     ImagesAhead& operator=(const ImagesAhead&) = delete;
     ~ImagesAhead();
-    /// Bytes that it has sent; throws what has kept it from that.
+    /// Throws what keeps it from sending; also an interrupt, when it was the one that noticed it.
+    void check();
+    /// Bytes that it has sent; throws like that.
     uint64_t end();
 
    private:

@@ -6,12 +6,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/pause.h"
-#include "box/abandoned.h"
-#include "box/announce.h"
-#include "box/cgroup.h"
-#include "box/criu.h"
 #include "box/runtime.h"
 #include "migrate/arrival.h"
+#include "migrate/departure.h"
 #include "migrate/preflight.h"
 #include "migrate/rules.h"
 #include "migrate/shelf.h"
@@ -318,28 +315,6 @@ bool ask_source(const base::Context& context, const box::Paths&, const box::Move
 bool tell_destination(const base::Context& context, const box::Move& move, const std::string& name,
                       std::chrono::milliseconds patience, const std::function<bool()>& in_the_way) {
   return tell(move, box::load_config(context, name), patience, in_the_way) == Verdict::kRunning;
-}
-
-void keep_box(const base::Context& context, const box::Config& config) {
-  const box::Paths paths = box::paths_of(context, config.name);
-  box::wait_for_criu(paths.criu_lock);
-  const box::Cgroup group(paths.cgroup);
-  if (const auto init = box::find_init(group)) {
-    box::undo_criu(group, *init);
-    box::open_network(config);
-    const base::Fd netns = box::netns_of(*init);
-    group.thaw();
-    box::announce(netns.get(), config.mac, config.addresses).close();
-  }
-  base::remove_tree(paths.images);
-  box::end_kept_move(paths);
-}
-
-void forget_box(const base::Context& context, const box::Config& config, uint64_t new_epoch) {
-  const box::Paths paths = box::paths_of(context, config.name);
-  box::tear_down(context, paths, config.name);
-  if (auto move = box::find_move(paths)) box::remember_given(context, config, new_epoch, move->id);
-  box::remove_box_dir(context, paths.dir);
 }
 
 void answer_question(const base::Context& context, Wire& wire, const Json& question) {

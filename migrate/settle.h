@@ -57,10 +57,6 @@ std::chrono::milliseconds ask_patience();
 bool tell_destination(const base::Context& context, const box::Move& move, const std::string& name,
                       std::chrono::milliseconds patience, const std::function<bool()>& in_the_way);
 
-/// The source's side, before the commit point: the box goes on here as if nothing had happened.
-void keep_box(const base::Context& context, const box::Config& config);
-/// The source's side, after the destination's confirmation: what is left of the box here goes.
-void forget_box(const base::Context& context, const box::Config& config, uint64_t new_epoch);
 
 /// What `receive` does with the other node's question or decision.
 void answer_question(const base::Context& context, Wire& wire, const nlohmann::json& question);

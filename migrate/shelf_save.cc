@@ -17,11 +17,11 @@
 #include "box/ownership.h"
 #include "box/volume.h"
 #include "migrate/checkpoint_file.h"
+#include "migrate/departure.h"
 #include "migrate/mapped.h"
 #include "migrate/preflight.h"
 #include "migrate/preflight_box.h"
 #include "migrate/quiet.h"
-#include "migrate/settle.h"
 #include "migrate/shelf.h"
 #include "migrate/tree.h"
 

@@ -22,6 +22,7 @@
 #include "box/rootfs.h"
 #include "box/runtime.h"
 #include "migrate/caught.h"
+#include "migrate/departure.h"
 #include "migrate/dirty.h"
 #include "migrate/memory.h"
 #include "migrate/plan.h"
@@ -118,6 +119,9 @@ class SourceNode {
   bool roll_back(const base::Error& cause) {
     const bool complete = undo_.roll_back();  // first: over a dead link the other node is not told soon
     if (complete) play_caught();
+    if (complete && frozen() && !box::find_init(group_))
+      base::warn("box {} has ended, as a process that CRIU was at work in was lost: `drover-node box start {}` starts it",
+                 name_, name_);
     wire_.send_failed(cause.message(), cause.hint());
     return complete;
   }
@@ -212,6 +216,11 @@ class SourceNode {
     require_memory();
     auto request = box::dump_of(paths_, hello_.config, *init);
     request.lazy = lazy_;
+    std::optional<Rounds::ImagesAhead> ahead;
+    request.check = [&] {
+      base::check_interrupt();
+      if (ahead) ahead->check();
+    };
     box::Dump dump(std::move(request));
     box::Gate gate(box::host_end_name(name_));
     catcher_.emplace(hello_.config.mac);
@@ -222,7 +231,6 @@ class SourceNode {
     rounds_.last_memory();
     Step step = phase("dump");
     Report::Phase round{"last round"}, images{"images"};
-    std::optional<Rounds::ImagesAhead> ahead;
     if (lazy_) ahead.emplace(rounds_);
     dump.run([&] {
       const auto start = Clock::now();

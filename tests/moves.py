@@ -289,6 +289,21 @@ def criu_that_restores(move):
     return pid
 
 
+@contextlib.contextmanager
+def hung(lab, node, pid):
+    """A process that does not go on, whatever signal it gets but SIGKILL."""
+    group = lab.group / node / "hung"
+    group.mkdir()
+    try:
+        group.joinpath("cgroup.procs").write_text(str(pid))
+        group.joinpath("cgroup.freeze").write_text("1")
+        yield
+    finally:
+        group.joinpath("cgroup.freeze").write_text("0")
+        until("it has ended", lambda: not lines(group / "cgroup.procs"))
+        group.rmdir()
+
+
 def criu_on(lab, node):
     return [pid for pid in members(lab, node) if lines(f"/proc/{pid}/comm") == ["criu"]]
 

@@ -1,5 +1,6 @@
 """Nothing fails and nothing goes on: whoever waits for it notices, says so, and ends what holds a frozen box."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,7 +8,8 @@ import signal
 import time
 
 import pytest
-from moves import Halted, check_filled, criu_has_dumped, criu_on, criu_that_restores, fill, has_ended, settle
+from conftest import lines, until
+from moves import Halted, check_filled, criu_has_dumped, criu_on, criu_that_restores, fill, has_ended, hung, settle
 from rack import rack, shared  # noqa: F401: fixtures
 
 pytestmark = [pytest.mark.leaves, pytest.mark.limit(240)]
@@ -26,15 +28,17 @@ def gives_up(move, rack):
     rack.check(move.destination)
 
 
-def freezing_is_given_up(move, rack, least, most):
+def freezing_is_given_up(move, rack, criu, go_on, error, least, most):
     start = time.monotonic()
-    assert move.go_on() == 3, move.err
+    with hung(rack.lab, move.source, criu):
+        go_on()
+        assert move.go_on() == 3, move.err
+    assert json.loads(move.err.splitlines()[-1])["error"] == error
     assert least < time.monotonic() - start < most
     assert json.loads(move.out)["outcome"] == "rolled_back"
     rack.check(move.source)
     rack.box.migrate()  # as if nothing had happened
     rack.check(move.destination)
-    return json.loads(move.err.splitlines()[-1])["error"]
 
 
 HANGS = "CRIU did not freeze the box into images: it has not run for 30 s"
@@ -43,29 +47,42 @@ HANGS = "CRIU did not freeze the box into images: it has not run for 30 s"
 def test_criu_hangs_before_it_dumps(lab, rack, tmp_path):
     move = Halted(rack.box, "source.frozen", tmp_path, "--mode", "stop", "--force")
     (criu,) = criu_on(lab, move.source)
-    os.kill(criu, signal.SIGSTOP)
-    assert freezing_is_given_up(move, rack, 30, 50) == HANGS
-    assert has_ended(criu)
-
-
-def test_interrupt_when_criu_hangs(lab, rack, tmp_path):
-    """It is given two seconds."""
-    move = Halted(rack.box, "source.frozen", tmp_path, "--mode", "stop", "--force")
-    (criu,) = criu_on(lab, move.source)
-    os.kill(criu, signal.SIGSTOP)
-    os.kill(move.pids["source"], signal.SIGINT)
-    assert freezing_is_given_up(move, rack, 1, 15) == "interrupted"
-    assert has_ended(criu)
+    freezing_is_given_up(move, rack, criu, lambda: None, HANGS, 30, 50)
 
 
 @pytest.mark.parametrize("mode", ["stop", "postcopy"])
 def test_criu_hangs_after_its_dump(lab, rack, tmp_path, mode):
     """With its code in the box, which notices that CRIU has gone."""
     move, criu, go_on = criu_has_dumped(lab, rack, tmp_path, mode)
-    os.kill(criu, signal.SIGSTOP)
-    go_on()
-    assert freezing_is_given_up(move, rack, 30, 50) == HANGS
-    assert has_ended(criu)
+    freezing_is_given_up(move, rack, criu, go_on, HANGS, 30, 50)
+
+
+@pytest.mark.parametrize("mode", ["stop", "postcopy"])
+def test_interrupt_when_criu_hangs(lab, rack, tmp_path, mode):
+    """It is given a few seconds."""
+    move = Halted(rack.box, "source.frozen", tmp_path, "--mode", mode, "--force")
+    (criu,) = criu_on(lab, move.source)
+    freezing_is_given_up(move, rack, criu, lambda: os.kill(move.pids["source"], signal.SIGINT), "interrupted", 3, 15)
+
+
+@pytest.mark.parametrize("mode, delay_ms", [
+    pytest.param(mode, delay_ms, marks=() if (delay_ms == 12) == (mode == "stop") and delay_ms in (12, 20) else pytest.mark.exhaustive)
+    for mode in ("stop", "postcopy") for delay_ms in range(0, 40, 2)])
+def test_criu_is_stopped_while_it_dumps(lab, rack, tmp_path, mode, delay_ms):
+    """Anywhere. Half of these times it has its code in the box, and is the only one that can take it out: so it is woken up, and told
+    to give up."""
+    move = Halted(rack.box, "source.frozen", tmp_path, "--mode", mode, "--force")
+    (criu,) = criu_on(lab, move.source)
+    before = lines(f"/proc/{criu}/schedstat")
+    move.resume()
+    until("CRIU works", lambda: lines(f"/proc/{criu}/schedstat") != before, pause=0)
+    time.sleep(delay_ms / 1000)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(criu, signal.SIGSTOP)
+    os.kill(move.pids["source"], signal.SIGINT)
+    status = move.go_on()
+    assert status in (0, 3), move.err
+    rack.check(move.source if status else move.destination)
 
 
 def test_criu_hangs_while_it_restores(rack, tmp_path):

@@ -1,3 +1,4 @@
+#include "migrate/departure.h"
 #include "migrate/settle.h"
 
 #include <gtest/gtest.h>
