@@ -30,8 +30,8 @@ using Clock = std::chrono::steady_clock;
 // CRIU itself gives up on what it waits for; this is for the case that it does not.
 constexpr auto kDeadline = 10min;
 constexpr auto kCheckEvery = 200ms;
-// Whoever asked it for something has gone: it hears of that at its next notification, takes back what it has done,
-// and ends. So long it may do nothing, and need for all of it.
+// Whoever asked it for something has gone: it hears of that at its next notification, takes back what it has
+// done, and ends. So long it may do nothing, and need for all of it.
 constexpr auto kIdle = 2s;
 constexpr auto kTakesBack = 1min;
 

@@ -30,8 +30,8 @@ struct CriuWork {
 };
 
 /// A child of ours that has CRIU do it, so that a CRIU that hangs does not hang us, and so that it can enter
-/// the box's control group. CRIU holds the lock as long as it lives. Where the work ends early, CRIU takes back what
-/// it did, and is killed only when it hangs.
+/// the box's control group. CRIU holds the lock as long as it lives. Where the work ends early, CRIU takes
+/// back what it did, and is killed only when it hangs.
 class CriuChild {
  public:
   explicit CriuChild(CriuWork work);

@@ -55,8 +55,8 @@ bool has_inner_connections(pid_t init) {
   return false;
 }
 
-// A box that stands frozen for so long with CRIU asleep is better off without it, though CRIU may take it along
-// (docs/decisions/0005).
+// A box that stands frozen for so long with CRIU asleep is better off without it, though CRIU may take it
+// along (docs/decisions/0005).
 constexpr auto kPatience = std::chrono::seconds(30);
 
 /// What it needs to know of the box in the end, in CriuChild::run()'s byte.

@@ -39,8 +39,8 @@ constexpr auto kHeadStart = 100ms;
 // it would otherwise get that back only when we have used up our turn.
 constexpr auto kFirstSteps = 1s;
 constexpr auto kStep = 5ms;
-// With something asked for, nothing for so long means that the source is gone; and so does a message, of 256 KiB,
-// that takes so long.
+// With something asked for, nothing for so long means that the source is gone; and so does a message, of 256
+// KiB, that takes so long.
 constexpr auto kSilence = 15s;
 
 }  // namespace

@@ -57,7 +57,6 @@ std::chrono::milliseconds ask_patience();
 bool tell_destination(const base::Context& context, const box::Move& move, const std::string& name,
                       std::chrono::milliseconds patience, const std::function<bool()>& in_the_way);
 
-
 /// What `receive` does with the other node's question or decision.
 void answer_question(const base::Context& context, Wire& wire, const nlohmann::json& question);
 void answer_decision(const base::Context& context, Wire& wire, const nlohmann::json& decision);

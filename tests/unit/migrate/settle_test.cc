@@ -1,4 +1,3 @@
-#include "migrate/departure.h"
 #include "migrate/settle.h"
 
 #include <gtest/gtest.h>
@@ -8,6 +7,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/mount.h"
+#include "migrate/departure.h"
 #include "tests/unit/migrate/tree_tools.h"
 
 namespace migrate {
