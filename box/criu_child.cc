@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "box/criu_reason.h"
 
 namespace box {
@@ -92,7 +93,10 @@ void end_criu(const std::string& lock) {
     if (pid <= 0) return;
     // Whom somebody has stopped, can go on.
     ::kill(pid, hangs ? SIGKILL : SIGCONT);
-    if (std::exchange(hangs, true)) return;
+    if (std::exchange(hangs, true)) {
+      base::warn("CRIU did not end, and was killed: a process that it was at work in may have ended with it");
+      return;
+    }
     idle = Idle(lock);
   }
 }
@@ -198,8 +202,7 @@ void CriuChild::run(char told) {
         if (work_.check && !failure) work_.check();
         if (idle.time() > (failure ? kIdle : work_.patience))
           throw base::error("CRIU did not {}: it has not run for {} s", work_.what, work_.patience.count())
-              .hint("it was ended, and a process that it was at work in may have ended with it; its log is " +
-                    work_.log);
+              .hint("its log is " + work_.log);
         if (Clock::now() > deadline)
           throw base::error("CRIU did not {} in {} minutes", work_.what, kDeadline.count())
               .hint("its log is " + work_.log);

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "box/abandoned.h"
 #include "box/announce.h"
 #include "box/box.h"
@@ -32,9 +33,11 @@ void keep_box(const base::Context& context, const box::Config& config) {
     try {
       let_go_on(group, config, *init);
     } catch (const base::Error&) {
-      // A CRIU that was killed may have taken it along (docs/decisions/0005).
       if (box::find_init(group)) throw;
     }
+    // A CRIU that was killed may have taken it along (docs/decisions/0005).
+    if (!box::find_init(group))
+      base::warn("box {} has ended: `drover-node box start {}` starts it anew", config.name, config.name);
   }
   base::remove_tree(paths.images);
   box::end_kept_move(paths);

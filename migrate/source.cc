@@ -119,11 +119,6 @@ class SourceNode {
   bool roll_back(const base::Error& cause) {
     const bool complete = undo_.roll_back();  // first: over a dead link the other node is not told soon
     if (complete) play_caught();
-    if (complete && frozen() && !box::find_init(group_))
-      base::warn(
-          "box {} has ended, as a process that CRIU was at work in was lost: `drover-node box start {}` "
-          "starts it",
-          name_, name_);
     wire_.send_failed(cause.message(), cause.hint());
     return complete;
   }

@@ -10,7 +10,7 @@ import struct
 
 import pytest
 from conftest import lines, until
-from moves import DROVER, Box, Counter, Redis, nothing_remains, processes, recover, started_processes, state
+from moves import DROVER, Box, Counter, Redis, criu_on, hung, nothing_remains, processes, recover, started_processes, state
 
 SAVED = ["box", "file", "outcome", "epoch", "bytes", "total_ms", "freeze_ms", "phases"]
 SAVE_POINTS = ["checkpoint.saving", "checkpoint.rounds", "checkpoint.frozen", "checkpoint.dumped", "checkpoint.thawed",
@@ -393,6 +393,19 @@ def test_checkpoint_is_interrupted(lab, make_box, save, file, point, status):
     box = make_box("shelf", "redis", 60).answers(6379)
     client = Counter(lab, box.ip4)
     assert Paused(lab, "node1", point, "checkpoint", "shelf", str(file)).end(signal.SIGINT, signal.SIGCONT) == status
+    assert list(file.parent.iterdir()) == []
+    assert box.states() == {"node1": "running"}
+    client.finish()
+
+
+@pytest.mark.limit(90)
+def test_checkpoint_is_interrupted_when_criu_hangs(lab, make_box, save, file):
+    box = make_box("shelf", "redis", 60).answers(6379)
+    client = Counter(lab, box.ip4)
+    paused = Paused(lab, "node1", "checkpoint.frozen", "checkpoint", "shelf", str(file))
+    (criu,) = criu_on(lab, "node1")
+    with hung(lab, "node1", criu):
+        assert paused.end(signal.SIGINT, signal.SIGCONT) == 3
     assert list(file.parent.iterdir()) == []
     assert box.states() == {"node1": "running"}
     client.finish()
