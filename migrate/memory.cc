@@ -69,7 +69,7 @@ bool connect_again(const base::Context& context, const std::string& name, const 
 
 /// Waits for the process that takes the box over, and writes down that everything is here; where that one was
 /// killed half-way, does its work. Nothing: the move has ended otherwise. As long as nobody knows whose the
-/// box is, it waits: the memory would be lost with it.
+/// box is, it waits: the memory would be lost with it. Throws when it is nobody's here.
 std::optional<box::Lock> record_whole(const base::Context& context, const std::string& name,
                                       const std::string& id) {
   for (const auto start = std::chrono::steady_clock::now();;
@@ -77,6 +77,8 @@ std::optional<box::Lock> record_whole(const base::Context& context, const std::s
     if (auto lock = box::try_lock_box(context, name)) {
       auto move = find_arrival(context, name, id);
       if (!move) return std::nullopt;
+      // Who received it has died, and has told nobody that it is here. Thrown on, it ends this process.
+      if (move->step == box::MoveStep::kArriving) throw base::error("box {} did not arrive here", name);
       if (move->step == box::MoveStep::kMine) {
         if (base::exists(box::arriving_paths_of(context, name).dir) &&
             take_over(context, name) != Taken::kMemoryFollows)

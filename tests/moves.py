@@ -304,6 +304,16 @@ def hung(lab, node, pid):
         group.rmdir()
 
 
+def is_ending(pid):
+    """No instruction of its program runs any more. (cgroup.kill ends frozen processes, which are not frozen then; to
+    give back their memory takes a while.)"""
+    for line in lines(f"/proc/{pid}/stat"):
+        if int(line.rpartition(")")[2].split()[6]) & 4:  # PF_EXITING of Linux's sched.h
+            return True
+    pending = [int(line.split()[1], 16) for line in lines(f"/proc/{pid}/status") if line.startswith(("SigPnd", "ShdPnd"))]
+    return not pending or any(signals & 1 << signal.SIGKILL - 1 for signals in pending)
+
+
 def criu_on(lab, node):
     return [pid for pid in members(lab, node) if lines(f"/proc/{pid}/comm") == ["criu"]]
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import command_line, lines, until
 from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_has_dumped, criu_on, criu_that_restores, fill, filling, increments_on_disk, members,
-                   memory_or_disk, recover, served, settle)
+                   is_ending, memory_or_disk, recover, served, settle)
 from rack import rack, shared  # noqa: F401: fixtures
 from test_move_postcopy import guards
 
@@ -36,8 +36,10 @@ def runs(lab, box):
     """The nodes whose kernel lets processes of the box run, but for a box that CRIU is still making."""
     found = []
     for node in lab.nodes:
-        events = lines(lab.group / node / "drover" / box.name / "cgroup.events")
-        if "populated 1" in events and "frozen 0" in events and not criu_on(lab, node):
+        group = lab.group / node / "drover" / box.name
+        events = lines(group / "cgroup.events")
+        if "populated 1" in events and "frozen 0" in events and not criu_on(lab, node) \
+                and not all(map(is_ending, lines(group / "cgroup.procs"))):
             found.append(node)
     return found
 

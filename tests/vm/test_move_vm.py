@@ -394,7 +394,6 @@ def test_power_cut(guests, make_box, point, victim, mode):  # noqa: F811
 
 def settle(guests):  # noqa: F811
     """Whatever the first recover cannot settle, the second one does; and then there is nothing left to do."""
-    guests.served()
     said = recover(guests, *guests.nodes)
     assert {status for status, *_ in said} <= {0, 4}, said
     guests.served()
