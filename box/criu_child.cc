@@ -62,21 +62,31 @@ int pid_of_criu(const std::string& lock) {
   return std::atoi(base::read_file_if_exists(lock).value_or("").c_str());
 }
 
-/// Since when CRIU has not run on any processor.
+std::string line_of(const std::string& path) {
+  std::ifstream in(path);
+  std::string line;
+  std::getline(in, line);
+  return line;
+}
+
+/// Since when CRIU has not run on any processor, nor a child of its, such as the tar of a tmpfs.
 class Idle {
  public:
   explicit Idle(std::string lock) : lock_(std::move(lock)) {}
   Clock::duration time() {
-    // ns that it ran and that it waited for a processor, and how often (sched-stats.rst of Linux).
-    std::ifstream in(std::format("/proc/{}/schedstat", pid_of_criu(lock_)));
-    std::string now;
-    std::getline(in, now);
+    const int criu = pid_of_criu(lock_);
+    std::string now = ran(criu);
+    std::istringstream children(line_of(std::format("/proc/{0}/task/{0}/children", criu)));
+    for (int child = 0; children >> child;) now += '\n' + ran(child);
     if (now.empty() || now != seen_) since_ = Clock::now();
     seen_ = std::move(now);
     return Clock::now() - since_;
   }
 
  private:
+  /// ns that it ran and that it waited for a processor, and how often (sched-stats.rst of Linux).
+  static std::string ran(int pid) { return line_of(std::format("/proc/{}/schedstat", pid)); }
+
   std::string lock_;
   std::string seen_;
   Clock::time_point since_ = Clock::now();
