@@ -187,6 +187,7 @@ class DestinationNode {
     request.check = [this] { wire_.expect_silence(); };  // the source may have given us up
     box::restore(request);
     on_disk.get();
+    base::pause_point("destination.restored");
     return State::kPrepared;
   }
 

@@ -43,6 +43,10 @@ Json about(const std::string& id, const std::string& box) {
   return {{"protocol", kProtocol}, {"id", id}, {"box", box}};
 }
 
+/// Who receives the box has told nobody that it is here. Once he has died, and nobody holds the box's lock,
+/// it is dropped: whoever brings its memory ends, and the guard ends what was restored.
+bool is_before_prepared(const box::Move& move) { return move.step == box::MoveStep::kArriving; }
+
 /// The connection broke. True: there is another one, in `transport` and `wire`. False: the move was dropped.
 /// Throws when the memory is lost: so says the other node, or has not answered for so long.
 bool connect_again(const base::Context& context, const std::string& name, const std::string& id,
@@ -50,7 +54,7 @@ bool connect_again(const base::Context& context, const std::string& name, const 
   for (const auto deadline = std::chrono::steady_clock::now() + kLost;
        std::chrono::steady_clock::now() < deadline; std::this_thread::sleep_for(1s)) {
     const auto move = find_arrival(context, name, id);
-    if (!move) return false;
+    if (!move || (is_before_prepared(*move) && box::try_lock_box(context, name))) return false;
     try {
       wire.reset();
       transport.emplace(move->rsh.empty() ? rsh_words("") : move->rsh, move->peer,
@@ -77,8 +81,7 @@ std::optional<box::Lock> record_whole(const base::Context& context, const std::s
     if (auto lock = box::try_lock_box(context, name)) {
       auto move = find_arrival(context, name, id);
       if (!move) return std::nullopt;
-      // Who received it has died, and has told nobody that it is here. Thrown on, it ends this process.
-      if (move->step == box::MoveStep::kArriving) throw base::error("box {} did not arrive here", name);
+      if (is_before_prepared(*move)) throw base::error("box {} did not arrive here", name);
       if (move->step == box::MoveStep::kMine) {
         if (base::exists(box::arriving_paths_of(context, name).dir) &&
             take_over(context, name) != Taken::kMemoryFollows)

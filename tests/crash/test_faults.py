@@ -119,6 +119,18 @@ def test_dropped_behind_a_cut_link(lab, rack, tmp_path, mode):
     rack.check(move.source)
 
 
+@pytest.mark.parametrize("mode", each(("precopy", *LAZY), quick=lambda mode: mode != "hybrid"))
+def test_receiver_is_killed_when_the_box_is_restored(lab, rack, tmp_path, mode):
+    """Before it has told anybody: who brought the memory ends by itself, and so does the frozen copy."""
+    move = Halted(rack.box, "destination.restored", tmp_path, "--mode", mode, "--force")
+    move.kill("destination")
+    assert move.go_on() == 3, move.err
+    until("nothing brings memory any more", lambda: not guards(lab, move.destination), timeout=20)
+    until("the copy has ended", lambda: not lines(lab.group / move.destination / "drover" / rack.box.name / "cgroup.procs"))
+    settle(lab, move, "destination first")
+    rack.check(move.source)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_slow_link(lab, rack, mode):
     lab.link(rack.box.other(), "slow", "10mbit")
