@@ -176,9 +176,15 @@ CriuChild::CriuChild(CriuWork work)
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
-    if (work_.prepare) work_.prepare();
-    char told = 0;
-    ::_exit(::read(g_answer, &told, 1) == 1 && work_.request(told) >= 0 ? 0 : 1);
+    bool done = false;
+    try {
+      if (work_.prepare) work_.prepare();
+      char told = 0;
+      done = ::read(g_answer, &told, 1) == 1 && work_.request(told) >= 0;
+    } catch (...) {
+      // Thrown on, it would be undone here what our parent has done.
+    }
+    ::_exit(done ? 0 : 1);
   }
   question_.write.close();
   answer_.read.close();

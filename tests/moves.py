@@ -151,6 +151,7 @@ class Counter(threading.Thread):
         super().__init__(daemon=True)
         self.lab, self.host, self.second = lab, host, None
         self.redis, self.key, self.pause = Redis(lab, host), key, pause
+        self.server = run_of(self.redis)
         self.value = self.redis("INCR", key)
         self.error, self.ending = None, False
         self.longest, self.seen = 0.0, time.monotonic()
@@ -194,10 +195,25 @@ def increments_on_disk(box):
     return int(box.lab.exec(box.node(), "sh", "-c", f"cat {logs}/* | grep -aci '^INCR.$' || :").stdout)
 
 
+def run_of(redis):
+    """Each start of a redis has an id of its own."""
+    return next(line for line in redis("INFO", "server").split() if line.startswith(b"run_id:"))
+
+
+def hear_of_a_new_start(client):
+    """A client that only waits for an answer does not hear that its server has ended."""
+    now = Redis(client.lab, client.host)
+    if run_of(now) != client.server:
+        with contextlib.suppress(OSError):
+            client.redis.socket.shutdown(socket.SHUT_RDWR)
+    now.close()
+
+
 def memory_or_disk(box, client, acknowledged):
     """Of a box whose bringer of memory was killed: all memory had come before, or the box was started anew. Then its connections
     are gone, and all writes that were acknowledged are there. Returns the client that goes on."""
     box.answers(6379)
+    hear_of_a_new_start(client)
     until("the client's connection goes on or ends", lambda: client.error or client.value > acknowledged + 3, timeout=60)
     if client.error:
         assert isinstance(client.error, ConnectionError), client.error
