@@ -274,7 +274,8 @@ class Halted:
             self.child.wait(10)
         elif self.stopped == "source":  # and knows of it when it goes on
             connection = self.pids["carrier" if victim == "bringer" else "transport"]
-            until("the connection ends", lambda: has_ended(connection))
+            # What CRIU restores may just wait for memory of the source, which is stopped: for 15 s.
+            until("the connection ends", lambda: has_ended(connection), timeout=30)
 
     def resume(self):
         if state(self.pids[self.stopped]) == "T":
