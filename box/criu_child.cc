@@ -76,9 +76,10 @@ class Idle {
   Clock::duration time() {
     const int criu = pid_of_criu(lock_);
     std::string now = ran(criu);
+    const bool unknown = now.empty();  // a kernel without CONFIG_SCHED_INFO
     std::istringstream children(line_of(std::format("/proc/{0}/task/{0}/children", criu)));
     for (int child = 0; children >> child;) now += '\n' + ran(child);
-    if (now.empty() || now != seen_) since_ = Clock::now();
+    if (unknown || now != seen_) since_ = Clock::now();
     seen_ = std::move(now);
     return Clock::now() - since_;
   }

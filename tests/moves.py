@@ -200,8 +200,9 @@ def run_of(redis):
     return next(line for line in redis("INFO", "server").split() if line.startswith(b"run_id:"))
 
 
-def hear_of_a_new_start(client):
+def hear_of_a_new_start(box, client):
     """A client that only waits for an answer does not hear that its server has ended."""
+    box.answers(6379)
     now = Redis(client.lab, client.host)
     if run_of(now) != client.server:
         with contextlib.suppress(OSError):
@@ -212,8 +213,7 @@ def hear_of_a_new_start(client):
 def memory_or_disk(box, client, acknowledged):
     """Of a box whose bringer of memory was killed: all memory had come before, or the box was started anew. Then its connections
     are gone, and all writes that were acknowledged are there. Returns the client that goes on."""
-    box.answers(6379)
-    hear_of_a_new_start(client)
+    hear_of_a_new_start(box, client)
     until("the client's connection goes on or ends", lambda: client.error or client.value > acknowledged + 3, timeout=60)
     if client.error:
         assert isinstance(client.error, ConnectionError), client.error

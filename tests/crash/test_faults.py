@@ -170,7 +170,7 @@ class Following:
 
     def another_client(self):
         """Of the box that was started from its disk."""
-        hear_of_a_new_start(self.rack.client)
+        hear_of_a_new_start(self.rack.box, self.rack.client)
         until("the client has ended", lambda: self.rack.client.error)
         self.rack.client = memory_or_disk(self.rack.box, self.rack.client, self.rack.client.value)
 
