@@ -324,6 +324,7 @@ void bring_memory(const base::Context& context, Wire& first, const Json& hello) 
   }
   take_whole(context, name, id, pager);
   try {
+    pager.take_the_rest(*wire);
     wire->send_json(Frame::kWhole, Json::object());
   } catch (const base::Error& lost) {
     base::warn("{}: {} will ask", lost.message(), move->peer);

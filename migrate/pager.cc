@@ -79,6 +79,11 @@ void Pager::finish() {
   lanes_.close();
 }
 
+void Pager::take_the_rest(Wire& wire) {
+  for (const PageRun& run : asked_.take()) asked_.done(run);  // it was not told of these
+  while (asked_.bytes() > 0) take(wire, wire.recv(kSilence, "memory of the box"));
+}
+
 bool Pager::here() const { return final_ && restored_at_ && std::ranges::all_of(spaces_, &Space::asked_all); }
 
 void Pager::ask_again() {

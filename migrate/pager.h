@@ -51,6 +51,9 @@ class Pager {
   void attend(std::chrono::milliseconds time);
   /// All is here: the guard may go.
   void finish();
+  /// After it: what was asked for and is not needed any more, as the box has unmapped it. Who sends that
+  /// would take a closed connection for a broken one.
+  void take_the_rest(Wire& wire);
 
  private:
   /// And how far it has got in one.

@@ -117,23 +117,22 @@ class PagerTest : public testing::TestWithParam<Before> {
     if (::send(to.get(), &zombie, 4, 0) != 4 || ::send(to.get(), &finished, 4, 0) != 4) ::_exit(95);
   }
 
-  /// A connection to a source that breaks off after so many runs.
+  using Serve = std::function<void(Wire& to, PageSender& sender)>;
+  /// A connection to a source, that breaks off when it has served.
   struct Connection {
-    Connection(uint64_t most, std::vector<PageRun> push, std::vector<PageRun> stale, bool first) {
-      source = std::jthread([this, most, push = std::move(push), stale = std::move(stale), first] {
-        Wire to(to_source.read.get(), to_destination.write.get());
-        PageSender sender(to, {{7, ::getpid()}});
-        try {
-          if (first) rounds(to, sender, push, stale);
-          serve_pages(to, sender, 20s, [this, most](uint64_t bytes) {
-            served += bytes;
-            if (served >= most) throw base::error("the link is cut");
+    Connection(Serve serve, std::vector<PageRun> push, std::vector<PageRun> stale, bool first) {
+      source = std::jthread(
+          [this, serve = std::move(serve), push = std::move(push), stale = std::move(stale), first] {
+            Wire to(to_source.read.get(), to_destination.write.get());
+            PageSender sender(to, {{7, ::getpid()}});
+            try {
+              if (first) rounds(to, sender, push, stale);
+              serve(to, sender);
+            } catch (const base::Error&) {
+            }
+            to_destination.write.close();
+            to_source.read.close();
           });
-        } catch (const base::Error&) {
-        }
-        to_destination.write.close();
-        to_source.read.close();
-      });
     }
     ~Connection() { to_source.write.close(); }
     /// What will be stale is pushed with another page's content.
@@ -159,12 +158,21 @@ class PagerTest : public testing::TestWithParam<Before> {
     }
     base::Pipe to_source = base::make_pipe(), to_destination = base::make_pipe();
     Wire wire{to_destination.read.get(), to_source.write.get()};
-    std::atomic<uint64_t> served = 0;
     std::jthread source;
   };
 
-  /// A connection to the source, of which the first one pushes.
+  /// A connection to the source that breaks off after so many bytes.
   std::unique_ptr<Connection> connect(uint64_t most = UINT64_MAX) {
+    return connect([this, most](Wire& to, PageSender& sender) {
+      uint64_t served = 0;
+      serve_pages(to, sender, 20s, [&](uint64_t bytes) {
+        served_ += bytes;
+        if ((served += bytes) >= most) throw base::error("the link is cut");
+      });
+    });
+  }
+  /// The first one pushes.
+  std::unique_ptr<Connection> connect(Serve serve) {
     std::vector<PageRun> push, stale;
     const auto begin = reinterpret_cast<uint64_t>(memory_);
     if (GetParam() == Before::kAll) append_runs(push, 7, begin, begin + kSize);
@@ -174,7 +182,7 @@ class PagerTest : public testing::TestWithParam<Before> {
         append_runs(stale, 7, begin + (page + 20) * kPageSize,
                     begin + std::min(page + 40, kPages) * kPageSize);
       }
-    return std::make_unique<Connection>(most, push, stale, !std::exchange(connected_, true));
+    return std::make_unique<Connection>(std::move(serve), push, stale, !std::exchange(connected_, true));
   }
 
   /// All memory arrives, and then the box ends well.
@@ -221,6 +229,7 @@ class PagerTest : public testing::TestWithParam<Before> {
   std::optional<Pager> pager_;
   pid_t box_ = -1;
   bool connected_ = false;
+  std::atomic<uint64_t> served_ = 0;  ///< bytes, over connections of connect(most)
 };
 constexpr auto kBefore = [](const auto& info) {
   return std::array{"NothingBefore", "HalfBefore", "AllBefore"}.at(static_cast<size_t>(info.param));
@@ -254,7 +263,7 @@ TEST_P(PagerTest, WhatIsNotTouchedComesToo) {
   EXPECT_EQ(GetParam() == Before::kAll    ? 0
             : GetParam() == Before::kHalf ? 51 * 20 * kPageSize
                                           : kSize,
-            connection.served);
+            served_);
   base::write_full(go.write.get(), "x", "pipe");
   finish();
 }
@@ -432,6 +441,31 @@ TEST_P(PagerTest, MemoryThatMayNotBeRead) {
 TEST_P(PagerTest, ABoxThatEndsNeedsNoMemory) {
   start([](char* memory) { return holds(memory, content(0)) ? 0 : 1; });
   bring();
+}
+
+TEST_P(PagerTest, WhatIsUnmappedBeforeItHasComeIsTakenAllTheSame) {
+  base::Pipe unmap = base::make_pipe();
+  bool sent = false;
+  start([&](char* memory) {
+    char none = 0;
+    return ::read(unmap.read.get(), &none, 1) == 1 && ::munmap(memory, kSize) == 0 ? 0 : 1;
+  });
+  const auto source = connect([&](Wire& to, PageSender& sender) {
+    std::vector<PageRun> wanted;
+    for (Message message; (message = to.recv(20s)).type == Frame::kWant;) {
+      std::ranges::copy(parse_runs(message), std::back_inserter(wanted));
+      EXPECT_EQ(1, ::write(unmap.write.get(), "", 1));
+    }
+    for (const PageRun& run : wanted) sender.send(run);  // more than fits into a pipe
+    sent = true;
+  });
+  EXPECT_EQ("no error", error_of([&] { pager_->run(source->wire); }));
+  EXPECT_EQ(1, ::write(unmap.write.get(), "", 1));
+  finish();
+  EXPECT_EQ("no error", error_of([&] { pager_->take_the_rest(source->wire); }));
+  source->to_destination.read.close();
+  source->source.join();
+  EXPECT_TRUE(sent);
 }
 
 TEST_P(PagerTest, GoesOnOverAnotherConnection) {
