@@ -323,6 +323,7 @@ void bring_memory(const base::Context& context, Wire& first, const Json& hello) 
     pager.ask_again();
   }
   take_whole(context, name, id, pager);
+  base::pause_point("destination.released");
   try {
     pager.take_the_rest(*wire);
     wire->send_json(Frame::kWhole, Json::object());

@@ -242,7 +242,7 @@ class Halted:
         # Once the box runs there, the source does not wait for it any more, and would be gone before it is looked for.
         self.held = point in ("destination.running", "destination.named")
         at_source = "source.running" if self.held else point
-        first = "true" if point == "destination.whole" else f"mkdir {tmp_path}/first 2>/dev/null"
+        first = "true" if point in BRINGERS else f"mkdir {tmp_path}/first 2>/dev/null"
         self.rsh.write_text("#!/bin/sh\nnode=$1; shift\n"
                             f"pause=''; {first} && pause='{at_destination}'\n"
                             'exec ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=1 -o ServerAliveCountMax=4 '
@@ -262,7 +262,7 @@ class Halted:
             out, err = self.child.communicate()
             raise AssertionError(f"the move ended with {self.child.returncode} before {self.point}:\n{out}{err}")
         self.pids |= parts(self.box, *map(self.lab.processes, (self.source, self.destination)))
-        side = "bringer" if self.point == "destination.whole" else self.point.split(".")[0]
+        side = "bringer" if self.point in BRINGERS else self.point.split(".")[0]
         pid = self.pids.get(side)
         return side if pid and state(pid) == "T" and {"destination", "transport"} <= self.pids.keys() else None
 
@@ -455,8 +455,9 @@ POINTS = ["source.leaving", "destination.arriving", "destination.round", "source
           # here the source gives it away
           "source.given", "destination.mine", "destination.running", "destination.named", "source.running"]
 GIVEN = POINTS[POINTS.index("source.given"):]
-# The bringer of the memory is there from before the first round on.
-BRINGER_AT = [*POINTS[POINTS.index("source.rounds"):], "destination.whole"]
+# Of the process that brings the memory. It is there from before the first round on.
+BRINGERS = ["destination.whole", "destination.released"]
+BRINGER_AT = [*POINTS[POINTS.index("source.rounds"):], *BRINGERS]
 ORDERS = ["source first", "destination first", "at once"]
 
 

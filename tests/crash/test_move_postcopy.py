@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 from conftest import command_line, until
-from moves import BRINGER_AT, GIVEN, ORDERS, POINTS, Halted, members, memory_or_disk, settle
+from moves import BRINGER_AT, BRINGERS, GIVEN, ORDERS, POINTS, Halted, members, memory_or_disk, settle
 from rack import rack, shared  # noqa: F401: fixtures
 
 MODES = ["postcopy", "precopy", "hybrid"]
@@ -13,7 +13,7 @@ VICTIMS = ["source", "destination", "transport", "bringer"]
 
 
 def cases():
-    for number, (point, victim) in enumerate(itertools.product([*POINTS, "destination.whole"], VICTIMS)):
+    for number, (point, victim) in enumerate(itertools.product([*POINTS, *BRINGERS], VICTIMS)):
         if victim == "bringer" and point not in BRINGER_AT:
             continue
         for turn, (order, mode) in enumerate(itertools.product(ORDERS, MODES)):
@@ -31,14 +31,14 @@ def test_killed(lab, rack, tmp_path, point, victim, order, mode):
     acknowledged = rack.client.value
     move.kill(victim)
     move.go_on()
-    given = point in (*GIVEN, "destination.whole")
+    given = point in (*GIVEN, *BRINGERS)
     if given:  # or nobody has to wait for it: it is dropped
         until("nothing brings memory any more", lambda: not guards(lab, move.destination), timeout=100)
     settle(lab, move, order)
     until("nothing brings memory any more", lambda: not guards(lab, move.destination))
     owner = move.destination if given else move.source
     assert rack.box.node() == owner
-    if given and victim == "bringer":
+    if given and victim == "bringer" and point != "destination.released":
         rack.client = memory_or_disk(rack.box, rack.client, acknowledged)
     rack.check(owner)
 

@@ -2,6 +2,8 @@
 (hybrid)."""
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import signal
@@ -358,3 +360,98 @@ def test_source_loses_power(lab, following):
     move.settle()
     move.from_disk()
     broken_sessions_end(lab, 150)
+
+
+class Unwanted(Following):
+    """What is still on its way, a process had that has ended: the box has all that it needs, and runs as any other."""
+
+    MEGABYTES = 0
+
+    def __init__(self, lab, box, before):
+        box.exec("sh", "-c", "setsid perl -e 'open F, \"/dev/urandom\"; read F, $x, 320 << 20; syswrite STDOUT, \"read\"; sleep' "
+                             ">/holds </dev/null 2>&1 & sleep 2")
+        until("it has begun", lambda: lines(box.upper() / "holds") == ["read"], timeout=30)
+        super().__init__(lab, box, before, rate="100mbit")
+        pids = lines(lab.group / self.destination / "drover" / box.name / "cgroup.procs")
+        holders = [pid for pid in pids if lines(f"/proc/{pid}/comm") == ["perl"]]
+        for pid in pids:
+            if pid not in holders:
+                touch(int(pid))
+        then = resident(holders[0])  # from here on nobody waits, so that more is asked for at once
+        until("it is the holder's turn", lambda: resident(holders[0]) > then + (8 << 20))
+        lab.link(self.destination, "slow", "4mbit")
+        os.kill(int(holders[0]), signal.SIGKILL)
+        until("the box has all that it needs", lambda: not self.journal_there(), timeout=20)
+        assert self.child.poll() is None and self.find("drover-node receive") == self.bringer
+
+    def check(self, *statuses):
+        assert self.end() in statuses, self.err
+        assert ("the connection for its memory broke" in self.err) == (self.child.returncode == 4), self.err
+        until("nothing is brought any more", lambda: not self.find("drover-node receive"))
+        self.quick()
+        self.settle()
+        self.whole()
+
+
+def touch(pid):
+    """Reads all memory of a process, as it would itself: this waits for what is missing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    byte = ctypes.create_string_buffer(1)
+    here = (ctypes.c_void_p * 2)(ctypes.addressof(byte), 1)
+    for line in lines(f"/proc/{pid}/maps"):
+        begin, end = (int(word, 16) for word in line.split()[0].split("-"))
+        if line.split()[1].startswith("r") and "[v" not in line:  # vdso, vvar
+            for page in range(begin, end, 4096):
+                there = (ctypes.c_void_p * 2)(page, 1)
+                if libc.process_vm_readv(pid, here, 1, there, 1, 0) != 1 and ctypes.get_errno() != errno.EFAULT:
+                    raise OSError(ctypes.get_errno(), "process_vm_readv", pid)
+
+
+def resident(pid):
+    """Bytes."""
+    return next(int(line.split()[1]) << 10 for line in lines(f"/proc/{pid}/status") if line.startswith("VmRSS:"))
+
+
+@pytest.fixture
+def unwanted(lab, make_box, before):
+    return Unwanted(lab, make_box("unwanted", "redis", 49).answers(6379), before)
+
+
+@pytest.mark.limit(240)
+def test_memory_that_nobody_needs_any_more_comes(unwanted):
+    unwanted.check(0)
+
+
+# Both are killed in tests/crash as well, where nothing is on its way.
+
+
+@pytest.mark.exhaustive
+@pytest.mark.limit(240)
+def test_bringer_is_killed_when_the_box_needs_it_no_more(unwanted):
+    os.kill(unwanted.bringer, signal.SIGKILL)
+    unwanted.check(4)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.limit(240)
+def test_source_is_killed_when_the_box_needs_it_no_more(unwanted):
+    unwanted.child.kill()
+    unwanted.check(-signal.SIGKILL)
+
+
+@pytest.mark.limit(240)
+def test_source_hangs_when_the_box_needs_it_no_more(unwanted):
+    """The destination waits for 15 s. What the source has written already comes all the same, and may be all."""
+    os.kill(unwanted.child.pid, signal.SIGSTOP)
+    until("it is waited for no more", lambda: not unwanted.find("drover-node receive"), timeout=60)
+    os.kill(unwanted.child.pid, signal.SIGCONT)
+    unwanted.check(0, 4)
+
+
+@pytest.mark.limit(300)
+def test_link_is_cut_when_the_box_needs_it_no_more(lab, unwanted):
+    lab.link(unwanted.destination, "drop")
+    time.sleep(20)
+    unwanted.quick()
+    unwanted.check(4)
+    broken_sessions_end(lab, 90)

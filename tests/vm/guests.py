@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 from conftest import CLIENT, ROOT, STORE, Lab, Process, build_template, built, checked, lines, no_time_limit, until
-from moves import DROVER, Box, parts
+from moves import BRINGERS, DROVER, Box, parts
 
 CONSOLES = ROOT / "build" / os.environ.get("DROVER_PRESET", "dev") / "results"
 
@@ -151,7 +151,7 @@ class Move:
         at_destination = f"env DROVER_PAUSE_AT={point}" if point.startswith("destination.") else ""
         # As in moves.Halted: the source must still be there; and only the first connection stops, or the memory's.
         at_source = "source.running" if point in ("destination.running", "destination.named") else point
-        first = "true" if point == "destination.whole" else "[ ! -e /srv/first ]"
+        first = "true" if point in BRINGERS else "[ ! -e /srv/first ]"
         # On the node's own disk, because recover uses it as well, also after a power cut.
         guests.write(self.source, "/srv/rsh", "#!/bin/sh\nnode=$1; shift\n"
                      f"pause=''; {first} && pause='{at_destination}'; touch /srv/first\n"

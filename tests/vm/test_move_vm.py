@@ -11,7 +11,8 @@ import time
 import pytest
 from conftest import CLIENT, ROOT, until
 from guests import Move, guests, recover  # noqa: F401: a fixture
-from moves import BRINGER_AT, DROVER, GIVEN, POINTS, Box, Counter, Redis, check_filled, fill, increments_on_disk, memory_or_disk
+from moves import (BRINGER_AT, BRINGERS, DROVER, GIVEN, POINTS, Box, Counter, Redis, check_filled, fill, increments_on_disk,
+                   memory_or_disk)
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(180)]
 
@@ -162,12 +163,13 @@ KILLED = {
     ("source.prepared", "source", "stop"), ("source.given", "source", "stop"), ("source.given", "bringer", "postcopy"),
     ("destination.mine", "destination", "stop"), ("destination.running", "destination", "hybrid"),
     ("destination.named", "source", "precopy"), ("destination.whole", "bringer", "precopy"),
+    ("destination.released", "bringer", "hybrid"),
     ("source.running", "destination", "stop")}
 
 
 def kills():
-    for point, victim, mode in itertools.product([*POINTS, "destination.whole"], ["source", "destination", "bringer"], ALL_MODES):
-        if victim == "bringer" and point not in BRINGER_AT or mode == "stop" and (victim == "bringer" or point == "destination.whole"):
+    for point, victim, mode in itertools.product([*POINTS, *BRINGERS], ["source", "destination", "bringer"], ALL_MODES):
+        if victim == "bringer" and point not in BRINGER_AT or mode == "stop" and (victim == "bringer" or point in BRINGERS):
             continue
         yield pytest.param(point, victim, mode, id=f"{point}-{victim}-{mode}",
                            marks=() if (point, victim, mode) in KILLED else pytest.mark.exhaustive)
@@ -180,14 +182,14 @@ def test_killed(guests, moved, point, victim, mode):  # noqa: F811
     acknowledged = client.value
     move.kill(victim)
     move.go_on()
-    given = point in (*GIVEN, "destination.whole")
+    given = point in (*GIVEN, *BRINGERS)
     if given:
         unguarded(guests, move)
     settle(guests)
     unguarded(guests, move)
     owner = move.destination if given else move.source
     assert moved.states() == {owner: "running"}
-    if given and victim == "bringer":
+    if given and victim == "bringer" and point != "destination.released":
         client = memory_or_disk(moved, client, acknowledged)
     acknowledged = client.finish()  # on the connection that it has had from the beginning
     assert increments_on_disk(moved) >= acknowledged
