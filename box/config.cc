@@ -59,7 +59,8 @@ void check(const Config& c) {
     throw base::error("key 'addresses' needs 1 to 64 entries");
   if (c.id_base < kIdCount || c.id_base % kIdCount != 0 || c.id_base > 0xF0000000)
     throw base::error("key 'id_base' is no multiple of {} between {} and {}", kIdCount, kIdCount, 0xF0000000);
-  if (c.epoch == 0) throw base::error("key 'epoch' must be at least 1");
+  if (c.epoch == 0 || c.epoch > kMostEpoch)
+    throw base::error("key 'epoch' is not between 1 and {}", kMostEpoch);
 }
 
 }  // namespace

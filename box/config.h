@@ -14,6 +14,9 @@ inline constexpr uint32_t kIdCount = 65536;
 
 /// Sizes of a private layer that is an image. Smaller ones have no room for ext4's journal; of more a move
 /// could not know block by block what it has sent (migrate/tree_blocks.h).
+/// What JSON has exactly everywhere (RFC 8259, 6). More than any box gets to: the other node is asked for
+/// half of it.
+inline constexpr uint64_t kMostEpoch = uint64_t{1} << 53;
 inline constexpr uint64_t kLeastImage = uint64_t{64} << 20, kMostImage = uint64_t{32} << 30;
 
 /// All that makes a box this box, and that travels with it: STATE/boxes/NAME/box.json
@@ -31,7 +34,7 @@ struct Config {
   std::vector<Address> addresses;  ///< each with a prefix length
   std::vector<Address> gateways;   ///< default routes; at most one for each family
   uint32_t id_base = 0;            ///< on the node, the box's ids are id_base … id_base + 65535
-  uint64_t epoch = 1;              ///< grows by one each time the box changes owner
+  uint64_t epoch = 1;              ///< grows each time the box changes owner; at most kMostEpoch
   int64_t created = 0;             ///< seconds since 1970
   std::string last_move;           ///< id of the move that brought it here; empty when created here
 

@@ -80,7 +80,9 @@ uint64_t ImageReader::varint() {
 }
 
 std::vector<std::byte> read_image(int fd) {
-  std::vector<std::byte> bytes(static_cast<size_t>(::lseek(fd, 0, SEEK_END)));
+  const off_t size = ::lseek(fd, 0, SEEK_END);
+  if (size < 0 || size > kMostImageBytes) throw base::error("an image of {} bytes is none of CRIU's", size);
+  std::vector<std::byte> bytes(static_cast<size_t>(size));
   ::lseek(fd, 0, SEEK_SET);
   base::read_full(fd, bytes);
   return bytes;

@@ -1,4 +1,6 @@
 #pragma once
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -38,7 +40,9 @@ class ImageReader {
   size_t at_, end_;
 };
 
-/// All of an image.
+/// All of an image. Throws where it is so large, or pretends to be, that it would take the node's memory: an
+/// open file takes some 100 bytes, a connection with full queues some MB.
+inline constexpr off_t kMostImageBytes = off_t{256} << 20;
 std::vector<std::byte> read_image(int fd);
 
 }  // namespace box

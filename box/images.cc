@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "box/image_reader.h"
 
 namespace box {
 namespace {
@@ -59,9 +60,7 @@ void change_images(int images, Wanted wanted, Change change) {
     const std::string_view name = e->d_name;
     if (!wanted(name)) continue;
     const base::Fd file = base::open_at(images, e->d_name, O_RDWR | O_NOFOLLOW);
-    std::vector<std::byte> bytes(static_cast<size_t>(::lseek(file.get(), 0, SEEK_END)));
-    ::lseek(file.get(), 0, SEEK_SET);
-    base::read_full(file.get(), bytes);
+    std::vector<std::byte> bytes = read_image(file.get());
     if (change(bytes) &&
         ::pwrite(file.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
       throw base::sys_error("cannot change the image {}", name);

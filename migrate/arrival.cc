@@ -60,8 +60,8 @@ void drop_arrival(const base::Context& context, const std::string& name) {
   if (bringer) PagerLock::end(*bringer);
 }
 
-box::Move begin_arrival(const base::Context& context, const box::Config& config, std::string id,
-                        std::string peer, uint64_t epoch, bool lazy) {
+box::Move begin_arrival(const base::Context& context, box::Config config, std::string id, std::string peer,
+                        uint64_t epoch, bool lazy) {
   const box::Paths paths = box::arriving_paths_of(context, config.name);
   // Since the preflight a box may have been created here, or have begun to arrive.
   std::optional<box::Lock> node = box::lock_node(context);
@@ -70,6 +70,9 @@ box::Move begin_arrival(const base::Context& context, const box::Config& config,
   // It goes there in the end, taken over or dropped, also where the disk is full by then.
   base::make_directories(context.state_dir + "/boxes", 0700);
   box::make_private_layer(config, paths);
+  // As it will be here: who takes the box over needs no space for it.
+  config.epoch = epoch + 1;
+  config.last_move = id;
   box::save_config(paths, config);
   box::Move move =
       box::begin_move(paths, box::MoveStep::kArriving, std::move(id), std::move(peer), {}, epoch, lazy);
@@ -103,7 +106,7 @@ Taken take_over(const base::Context& context, const std::string& name, const std
   if (move->step == box::MoveStep::kPrepared) move->advance(now, box::MoveStep::kMine);
   base::pause_point("destination.mine");
 
-  box::Config config = box::Config::parse(base::read_file(now.config));
+  auto config = box::Config::parse(base::read_file(now.config));
   const box::Cgroup group(paths.cgroup);
   const auto init = box::find_init(group);
   const Taken taken = goes_on(move->step, move->lazy, init.has_value(), PagerLock::held(paths));
@@ -123,9 +126,11 @@ Taken take_over(const base::Context& context, const std::string& name, const std
     base::remove_tree(paths.images);
   }
 
-  config.epoch = move->epoch + 1;
-  config.last_move = move->id;
-  box::save_config(now, config);
+  if (config.last_move != move->id) {  // it began to arrive under an older drover-node
+    config.epoch = move->epoch + 1;
+    config.last_move = move->id;
+    box::save_config(now, config);
+  }
   if (&now == &arriving) {
     if (::rename(arriving.dir.c_str(), paths.dir.c_str()) != 0)
       throw base::sys_error("cannot take in box {}", name);

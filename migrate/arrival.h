@@ -36,8 +36,8 @@ std::optional<box::Move> find_arrival(const base::Context& context, const std::s
                                       const std::string& id);
 /// What every arrival begins with: directory, empty private layer, journal (kArriving), and all that does
 /// not depend on the box's last moments: control group. After an Error: drop_arrival.
-box::Move begin_arrival(const base::Context& context, const box::Config& config, std::string id,
-                        std::string peer, uint64_t epoch, bool lazy = false);
+box::Move begin_arrival(const base::Context& context, box::Config config, std::string id, std::string peer,
+                        uint64_t epoch, bool lazy = false);
 /// Drops what an earlier move left, if it had not been prepared; throws when it had.
 void clear_old_arrival(const base::Context& context, const std::string& name);
 /// The box is this node's: journal, network, resume, announcement, then `resumed` (may be empty),

@@ -25,7 +25,7 @@ void let_go_on(const box::Cgroup& group, const box::Config& config, pid_t init) 
 
 }  // namespace
 
-void keep_box(const base::Context& context, const box::Config& config) {
+bool keep_box(const base::Context& context, const box::Config& config) {
   const box::Paths paths = box::paths_of(context, config.name);
   box::wait_for_criu(paths.criu_lock);
   const box::Cgroup group(paths.cgroup);
@@ -35,12 +35,14 @@ void keep_box(const base::Context& context, const box::Config& config) {
     } catch (const base::Error&) {
       if (box::find_init(group)) throw;
     }
-    // A CRIU that was killed may have taken it along (docs/decisions/0005).
-    if (!box::find_init(group))
-      base::warn("box {} has ended: `drover-node box start {}` starts it anew", config.name, config.name);
   }
+  // A CRIU that was killed may have taken it along (docs/decisions/0005).
+  const bool goes_on = box::find_init(group).has_value();
+  if (!goes_on)
+    base::warn("box {} has ended: `drover-node box start {}` starts it anew", config.name, config.name);
   base::remove_tree(paths.images);
   box::end_kept_move(paths);
+  return goes_on;
 }
 
 void forget_box(const base::Context& context, const box::Config& config, uint64_t new_epoch) {

@@ -9,8 +9,8 @@ namespace migrate {
 /// What a node does with a box that was to leave it, whoever finds out first: the source's command, or
 /// `recover`. All of it can be repeated.
 
-/// Before the commit point: the box goes on here as if nothing had happened.
-void keep_box(const base::Context& context, const box::Config& config);
+/// Before the commit point: the box goes on here as if nothing had happened. False: it has ended.
+bool keep_box(const base::Context& context, const box::Config& config);
 /// After the destination's confirmation: what is left of the box here goes.
 void forget_box(const base::Context& context, const box::Config& config, uint64_t new_epoch);
 

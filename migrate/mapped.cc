@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
+#include <utility>
 
 #include "migrate/layer_paths.h"
 
@@ -28,13 +30,16 @@ void each_mapped_file(pid_t pid, See see) {
   }
 }
 
+std::string link_of(pid_t pid, const std::string& range) {
+  return "/proc/" + std::to_string(pid) + "/map_files/" + range;
+}
+
 /// Whether the mapped file has no name in any directory: shared memory, or a deleted file. CRIU has its
 /// content.
 bool is_nameless(pid_t pid, const std::string& range, const std::string& path) {
   if (!path.ends_with(" (deleted)")) return false;
   struct stat file{};
-  return ::stat(("/proc/" + std::to_string(pid) + "/map_files/" + range).c_str(), &file) == 0 &&
-         file.st_nlink == 0;
+  return ::stat(link_of(pid, range).c_str(), &file) == 0 && file.st_nlink == 0;
 }
 
 /// JSON has one byte for it: so a greeting has room for all paths.
@@ -52,6 +57,20 @@ std::optional<FileSet> shared_writable_files(const std::vector<pid_t>& pids, int
       if (path.ends_with(" (deleted)") || !paths.find(pid, path, files)) all_known = false;
     });
   return all_known ? std::optional(std::move(files)) : std::nullopt;
+}
+
+uint64_t shared_writable_bytes(const std::vector<pid_t>& pids) {
+  std::map<std::pair<dev_t, ino_t>, uint64_t> files;
+  for (const pid_t pid : pids)
+    each_mapped_file(pid, [&](const std::string& range, const std::string& mode, const std::string&) {
+      struct stat file{};
+      if (mode[1] == 'w' && mode[3] == 's' && ::stat(link_of(pid, range).c_str(), &file) == 0 &&
+          S_ISREG(file.st_mode) && file.st_nlink > 0)
+        files[{file.st_dev, file.st_ino}] = static_cast<uint64_t>(file.st_blocks) * 512;
+    });
+  uint64_t total = 0;
+  for (const auto& [file, bytes] : files) total += bytes;
+  return total;
 }
 
 std::vector<std::string> mapped_files(const std::vector<pid_t>& pids) {

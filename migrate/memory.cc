@@ -73,24 +73,34 @@ bool connect_again(const base::Context& context, const std::string& name, const 
 
 /// Waits for the process that takes the box over, and writes down that everything is here; where that one was
 /// killed half-way, does its work. Nothing: the move has ended otherwise. As long as nobody knows whose the
-/// box is, it waits: the memory would be lost with it. Throws when it is nobody's here.
+/// box is, it waits: the memory would be lost with it. So it does while a box that runs cannot be recorded,
+/// as on a full disk. Throws when it is nobody's here.
 std::optional<box::Lock> record_whole(const base::Context& context, const std::string& name,
                                       const std::string& id) {
-  for (const auto start = std::chrono::steady_clock::now();;
-       std::this_thread::sleep_for(std::chrono::steady_clock::now() - start < kPatience ? 5ms : 500ms)) {
-    if (auto lock = box::try_lock_box(context, name)) {
-      auto move = find_arrival(context, name, id);
-      if (!move) return std::nullopt;
-      if (is_before_prepared(*move)) throw base::error("box {} did not arrive here", name);
-      if (move->step == box::MoveStep::kMine) {
-        if (base::exists(box::arriving_paths_of(context, name).dir) &&
-            take_over(context, name) != Taken::kMemoryFollows)
-          return std::nullopt;  // its processes have ended, and it was started from its disk
-        move->advance(box::paths_of(context, name), box::MoveStep::kWhole);
-        base::pause_point("destination.whole");
-        return lock;
-      }
+  bool failed = false;
+  for (const auto start = std::chrono::steady_clock::now();; std::this_thread::sleep_for(
+           !failed && std::chrono::steady_clock::now() - start < kPatience ? 5ms : 500ms)) {
+    auto lock = box::try_lock_box(context, name);
+    if (!lock) continue;
+    auto move = find_arrival(context, name, id);
+    if (!move) return std::nullopt;
+    if (is_before_prepared(*move)) throw base::error("box {} did not arrive here", name);
+    if (move->step != box::MoveStep::kMine) continue;
+    try {
+      if (base::exists(box::arriving_paths_of(context, name).dir) &&
+          take_over(context, name) != Taken::kMemoryFollows)
+        return std::nullopt;  // its processes have ended, and it was started from its disk
+      move->advance(box::paths_of(context, name), box::MoveStep::kWhole);
+    } catch (const base::Error& e) {
+      const box::Cgroup group(box::paths_of(context, name).cgroup);
+      if (!box::find_init(group) || group.frozen()) throw;
+      if (!std::exchange(failed, true))
+        base::warn("{}: box {} runs with all its memory, and this is tried again until it is recorded here",
+                   e.message(), name);
+      continue;
     }
+    base::pause_point("destination.whole");
+    return lock;
   }
 }
 

@@ -23,9 +23,9 @@ constexpr double kImagesEachByte = 1.2e-6;
 // Around the freeze: connecting, preflight, layers, the first look at the private layer (shell: 431 in all,
 // 169 frozen).
 constexpr double kAround = 260;
-// An image is read in the freeze, and its blocks compared with what was sent: 2 GB in 343 to 778 ms (decision
-// 16).
-constexpr double kImageEachByte = 0.36e-6;
+// An image is read in the freeze, and so are files that were written to: their blocks are compared with what
+// was sent. 2 GB in 343 to 778 ms (decision 16).
+constexpr double kComparedEachByte = 0.36e-6;
 
 // Bytes per second, until something was measured: what gigabit Ethernet carries, the slowest that a rack has.
 constexpr double kSlowestWire = 115e6;
@@ -51,7 +51,7 @@ double fixed_ms(const Goal& goal, const BoxSize& size) {
   const uint64_t in_images = size.shared_bytes + (goal.mode == Mode::kStop ? size.memory_bytes : 0);
   const double images = kImagesEachByte * static_cast<double>(in_images);
   return kOneProcess + kEachMore * more + pages + images +
-         kImageEachByte * static_cast<double>(size.image_bytes);
+         kComparedEachByte * static_cast<double>(size.image_bytes);
 }
 
 /// Up to the next figure that one would type.
@@ -135,6 +135,11 @@ void Plan::sent(const Sent& round, uint64_t dirty_after) {
   }
 }
 
+void Plan::waited(double ms, uint64_t dirty_after) {
+  dirty_ = dirty_after;
+  last_ms_ += ms;
+}
+
 double Plan::bandwidth() const {
   return weighed_bytes_ > 0 && weighed_ms_ > 0 ? weighed_bytes_ / weighed_ms_ * 1e3 : 0;
 }
@@ -155,13 +160,17 @@ double Plan::shared_bandwidth() const {
   return bandwidth() > 0 ? bandwidth() : kSlowestWire;
 }
 
+/// What takes no wire.
+double Plan::here_ms() const {
+  return fixed_ms(goal_, size_) + kComparedEachByte * static_cast<double>(read_);
+}
+
 /// What no round makes shorter. As long as rounds are to come that measure the wire, it counts for nothing:
 /// the slowest one would keep boxes from moving that could.
 double Plan::least_ms() const {
   const bool last_word = goal_.mode == Mode::kStop || (goal_.mode == Mode::kPostcopy && sent_bytes_ > 0);
   const bool known = noise_bandwidth_ > 0 || bandwidth() > 0 || last_word;
-  return fixed_ms(goal_, size_) +
-         (known ? static_cast<double>(size_.shared_bytes) / shared_bandwidth() * 1e3 : 0);
+  return here_ms() + (known ? static_cast<double>(size_.shared_bytes) / shared_bandwidth() * 1e3 : 0);
 }
 
 double Plan::freeze_ms() const {
@@ -228,20 +237,31 @@ Plan::Next Plan::next() const {
   return goal_.force ? Next::kFreeze : Next::kCannot;
 }
 
-Forecast Plan::forecast(double elapsed_ms) const {
+// The same decisions on rounds that are computed. A short measurement tells no working set: a rate that holds
+// up to all of the memory promises too little of long rounds, and too much of short ones.
+Forecast Plan::forecast(double elapsed_ms, double dirty_rate, double file_rate) const {
+  Plan plan = *this;
+  const auto memory = static_cast<double>(size_.memory_bytes);
+  while (plan.next() == Next::kRound) {
+    const double ms = std::max(plan.link_ms(plan.dirty_), kShortestRound);
+    const double written = std::min(memory, dirty_rate * ms / 1e3) + file_rate * ms / 1e3;
+    const Sent round = {.bytes = plan.dirty_, .wire_bytes = plan.dirty_, .ms = ms};
+    plan.sent(round, static_cast<uint64_t>(written));
+    elapsed_ms += ms;
+  }
   Forecast out;
-  out.rounds = rounds_;
-  out.freeze_ms = freeze_ms();
+  out.rounds = plan.rounds_;
+  out.freeze_ms = plan.freeze_ms();
   out.bandwidth = bandwidth() > 0 ? bandwidth() : kSlowestWire;
-  out.dirty_rate = dirty_rate();
-  out.bytes = sent_bytes_ + dirty_ + size_.shared_bytes;
-  out.total_ms = elapsed_ms + out.freeze_ms + (memory_waits() ? 0 : link_ms(dirty_));
-  out.reachable = meets_target() || (goal_.mode == Mode::kStop && !goal_.by_auto);
+  out.dirty_rate = dirty_rate;
+  out.bytes = plan.sent_bytes_ + plan.dirty_ + size_.shared_bytes;
+  out.total_ms = elapsed_ms + out.freeze_ms + (memory_waits() ? 0 : plan.link_ms(plan.dirty_));
+  out.reachable = plan.meets_target() || (goal_.mode == Mode::kStop && !goal_.by_auto);
   return out;
 }
 
 base::Error Plan::refusal(const std::string& box, const std::string& node) const {
-  const double fixed = fixed_ms(goal_, size_);
+  const double fixed = here_ms();
   // Before the first round nobody knows what the last one will leave.
   const double predicted = rounds_ == 0 && goal_.mode == Mode::kPrecopy ? least_ms() : freeze_ms();
   const auto megabytes = [](uint64_t bytes) { return static_cast<double>(bytes) / 1e6; };
@@ -256,7 +276,10 @@ base::Error Plan::refusal(const std::string& box, const std::string& node) const
              : std::format(", {:.0f} MB of shared memory and deleted files", megabytes(size_.shared_bytes))) +
         (size_.image_bytes == 0
              ? ""
-             : std::format(", and {:.0f} MB of an image to compare", megabytes(size_.image_bytes)));
+             : std::format(", and {:.0f} MB of an image to compare", megabytes(size_.image_bytes))) +
+        (read_ < 10'000'000
+             ? ""
+             : std::format(", and {:.0f} MB of files that it writes to, to compare", megabytes(read_)));
   else if (least_ms() > goal_.max_downtime_ms || !memory_waits())
     why = std::format(
         "{:.0f} MB of shared memory, deleted files and written files have to be sent meanwhile, and {} reach "
@@ -283,28 +306,25 @@ base::Error Plan::refusal(const std::string& box, const std::string& node) const
       .hint(hint);
 }
 
-// The same decisions on rounds that are computed. A short measurement tells no working set: a rate that holds
-// up to all of the memory promises too little of long rounds, and too much of short ones.
-Forecast Plan::forecast(const Goal& asked, const BoxSize& size, double bandwidth, double noise_bandwidth,
-                        double dirty_rate, uint64_t private_layer_bytes) {
-  const Goal goal = asked.resolved(true);
-  const double memory = static_cast<double>(size.memory_bytes);
-  Plan plan(goal, size);
-  plan.weighed_bytes_ = bandwidth > 0 ? bandwidth : kSlowestWire;  // a second of it, and no part of the move
-  plan.weighed_ms_ = 1e3;
-  plan.noise_bandwidth_ = noise_bandwidth;
+Forecast Plan::forecast(const Goal& asked, const BoxSize& size, const Measured& measured,
+                        uint64_t private_layer_bytes) {
+  Plan plan(asked.resolved(true), size);
+  plan.weighed_bytes_ = measured.bandwidth > 0 ? measured.bandwidth : kSlowestWire;
+  plan.weighed_ms_ = 1e3;  // a second of it, and no part of the move
+  plan.noise_bandwidth_ = measured.noise_bandwidth;
   double elapsed_ms = kAround + plan.link_ms(private_layer_bytes);
-  while (plan.next() == Next::kRound) {
-    const double ms = std::max(plan.link_ms(plan.dirty_), kShortestRound);
-    const double written = std::min(memory, dirty_rate * ms / 1e3);
-    const Sent round = {.bytes = plan.dirty_, .wire_bytes = plan.dirty_, .ms = ms};
-    plan.sent(round, static_cast<uint64_t>(written));
-    elapsed_ms += ms;
+  // Of files there is a round as long as each finds less.
+  auto files = private_layer_bytes;
+  for (bool less = true; less && files > 0;) {
+    const double ms = plan.link_ms(files);
+    const auto written = static_cast<uint64_t>(measured.file_rate * ms / 1e3);
+    less = written < files / 4 * 3;
+    files = written;
+    if (less) elapsed_ms += plan.link_ms(files);
   }
-  Forecast out = plan.forecast(elapsed_ms);
+  plan.files(files, 0);
+  Forecast out = plan.forecast(elapsed_ms, measured.dirty_rate, measured.file_rate);
   out.bytes += private_layer_bytes;
-  out.bandwidth = bandwidth > 0 ? bandwidth : kSlowestWire;
-  out.dirty_rate = dirty_rate;
   return out;
 }
 

@@ -57,6 +57,14 @@ struct Sent {
   }
 };
 
+/// Before a move, in bytes per second, from a short measurement; 0: not known.
+struct Measured {
+  double bandwidth = 0;        ///< of the box's memory
+  double noise_bandwidth = 0;  ///< of what cannot be packed
+  double dirty_rate = 0;       ///< of memory that the box writes to
+  double file_rate = 0;        ///< of what it writes to files
+};
+
 /// What a move will be.
 struct Forecast {
   int rounds = 0;         ///< of memory, while the box runs
@@ -78,10 +86,15 @@ class Plan {
   void carried(const Sent& what);
   /// This of what cannot be packed was sent, or nothing: how fast what goes in the freeze is, at least.
   void noise(const Sent& what) { noise_bandwidth_ = what.bandwidth(); }
-  /// What the last round of files has to send, as far as the one before tells.
-  void files(uint64_t bytes) { files_ = bytes; }
+  /// What the last round of files has to send, and to read for that, as far as the one before tells.
+  void files(uint64_t bytes, uint64_t read) {
+    files_ = bytes;
+    read_ = read;
+  }
   /// A round of memory ended; `dirty_after` bytes were written to while it ran, and are to be sent again.
   void sent(const Sent& round, uint64_t dirty_after);
+  /// Since then `ms` have gone by, with files: by now so much is to be sent again.
+  void waited(double ms, uint64_t dirty_after);
 
   enum class Next {
     kRound,   ///< send what is dirty, while the box runs
@@ -97,20 +110,21 @@ class Plan {
   [[nodiscard]] uint64_t dirty() const { return dirty_; }  ///< bytes that the destination lacks
   [[nodiscard]] double bandwidth() const;                  ///< bytes per second; 0 until measured
   [[nodiscard]] double dirty_rate() const;                 ///< bytes per second, in the last round
-  /// As of now, `elapsed_ms` after the move began: what was sent counts, and the box is frozen next.
-  [[nodiscard]] Forecast forecast(double elapsed_ms) const;
+  /// As of now, `elapsed_ms` after the move began: what was sent counts. With the rounds that are to come as
+  /// they will be where the box writes on at these rates.
+  [[nodiscard]] Forecast forecast(double elapsed_ms, double dirty_rate, double file_rate = 0) const;
   /// Why this box is not frozen, and what would make it move.
   [[nodiscard]] base::Error refusal(const std::string& box, const std::string& node) const;
 
-  /// Before anything was sent: `bandwidth`, that of noise(), and `dirty_rate` in bytes per second, from a
-  /// short measurement; a bandwidth of 0 is not known.
-  static Forecast forecast(const Goal& goal, const BoxSize& size, double bandwidth, double noise_bandwidth,
-                           double dirty_rate, uint64_t private_layer_bytes);
+  /// Before anything was sent.
+  static Forecast forecast(const Goal& goal, const BoxSize& size, const Measured& measured,
+                           uint64_t private_layer_bytes);
 
  private:
   [[nodiscard]] bool memory_waits() const;
   [[nodiscard]] double link_ms(uint64_t bytes) const;
   [[nodiscard]] double shared_bandwidth() const;
+  [[nodiscard]] double here_ms() const;
   [[nodiscard]] double least_ms() const;
   [[nodiscard]] double shrink() const;
   [[nodiscard]] bool stalled() const;
@@ -129,7 +143,7 @@ class Plan {
   int idle_rounds_ = 0;        ///< rounds since then
   double idle_ms_ = 0;         ///< and their time
   uint64_t sent_bytes_ = 0;
-  uint64_t files_ = 0;
+  uint64_t files_ = 0, read_ = 0;
 };
 
 }  // namespace migrate

@@ -32,6 +32,8 @@ namespace migrate {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kMostBytes = uint64_t{1} << 50;  // of anything that a greeting announces
+constexpr size_t kMostHostName = 255;               // bytes (Linux has 64; longer ones may be FQDNs)
 
 // What a program may choose its code by; flags of the kernel's own are left out. From the names in
 // /proc/cpuinfo (Linux, arch/x86/include/asm/cpufeatures.h).
@@ -347,6 +349,16 @@ Hello Hello::parse(const nlohmann::json& json) {
   }
   if (h.id.size() != 32 || h.id.find_first_not_of("0123456789abcdef") != std::string::npos)
     throw base::error("the other node's greeting has no id for the move");
+  // What follows adds to these.
+  for (const uint64_t bytes : {h.memory_bytes, h.shared_bytes, h.private_bytes})
+    if (bytes > kMostBytes)
+      throw base::error("the other node's greeting has {} bytes, which nobody has", bytes);
+  if (h.config.epoch > box::kMostEpoch / 2)
+    throw base::error("the other node's greeting has the epoch {}", h.config.epoch);
+  // It is shown, and given to ssh.
+  if (h.from.empty() || h.from.size() > kMostHostName || h.from.starts_with('-') ||
+      !std::ranges::all_of(h.from, [](char c) { return c > ' ' && c < 0x7f; }))
+    throw base::error("the other node's greeting has no host name");
   return h;
 }
 

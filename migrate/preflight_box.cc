@@ -114,6 +114,25 @@ uint64_t deleted_size(const struct stat& s) {
   return S_ISREG(s.st_mode) && s.st_nlink == 0 ? static_cast<uint64_t>(s.st_blocks) * 512 : 0;
 }
 
+std::optional<Verdict> look_at_deleted(const struct stat& s, std::string_view how) {
+  if (deleted_size(s) <= box::kMostGhostBytes) return std::nullopt;
+  return Verdict{std::format("has a deleted file of {} MiB {}, and {} MiB is the most that can be moved",
+                             deleted_size(s) >> 20, how, box::kMostGhostBytes >> 20)};
+}
+
+/// The deleted file that a line of /proc/PID/maps names; its descriptor may be closed. Not what is memory.
+std::optional<struct stat> deleted_mapping(const std::string& proc, const std::string& line) {
+  constexpr std::string_view kMark = " (deleted)";
+  if (!line.ends_with(kMark)) return std::nullopt;
+  struct stat s{};
+  struct statfs fs{};
+  const std::string link = proc + "/map_files/" + line.substr(0, line.find(' '));
+  if (::stat(link.c_str(), &s) != 0 || ::statfs(link.c_str(), &fs) != 0 || fs.f_type == TMPFS_MAGIC ||
+      fs.f_type == HUGETLBFS_MAGIC)
+    return std::nullopt;
+  return s;
+}
+
 std::optional<Verdict> look_at_device(const struct stat& s, const std::string& path) {
   const auto device = std::pair(major(s.st_rdev), minor(s.st_rdev));
   // CRIU finds the terminal of /dev/tty only where one process holds both of its ends (4.2, criu/tty.c).
@@ -148,9 +167,7 @@ std::optional<Verdict> look_at_file(const BoxView& box, const std::string& proc,
     return Verdict{cannot("waits for a trigger in " + target),
                    "if systemd started it, its unit needs MemoryPressureWatch=off; else start it with "
                    "MEMORY_PRESSURE_WATCH=/dev/null in its environment"};
-  if (deleted_size(s) > box::kMostGhostBytes)
-    return Verdict{std::format("has a deleted file of {} MiB open, and {} MiB is the most that can be moved",
-                               deleted_size(s) >> 20, box::kMostGhostBytes >> 20)};
+  if (auto found = look_at_deleted(s, "open")) return found;
   const std::string mount = field(proc + "/fdinfo/" + number, "mnt_id");
   if (!mount.empty() && !box.mounts.contains(mount))
     return Verdict{
@@ -190,6 +207,8 @@ std::optional<Verdict> look_at_mappings(const std::string& proc) {
   std::ifstream in(proc + "/maps");
   for (std::string line; std::getline(in, line);) {
     if (auto found = refused(kRefusedMappings, line)) return found;
+    if (const auto file = deleted_mapping(proc, line))
+      if (auto found = look_at_deleted(*file, "mapped")) return found;
     if (!line.contains(" /memfd:") || line[line.find(' ') + 4] != 's') continue;
     // CRIU maps it writable before it seals it, which then fails (4.2, criu/memfd.c).
     const base::Fd file(::open((proc + "/map_files/" + line.substr(0, line.find(' '))).c_str(),
@@ -292,7 +311,11 @@ std::optional<Verdict> look_at_mounts(BoxView& box, pid_t pid) {
 uint64_t deleted_bytes(const std::vector<pid_t>& pids) {
   std::map<std::pair<dev_t, ino_t>, uint64_t> files;
   for (const pid_t pid : pids) {
-    const std::string dir = "/proc/" + std::to_string(pid) + "/fd/";
+    const std::string proc = "/proc/" + std::to_string(pid), dir = proc + "/fd/";
+    std::ifstream maps(proc + "/maps");
+    for (std::string line; std::getline(maps, line);)
+      if (const auto s = deleted_mapping(proc, line); s && deleted_size(*s) > 0)
+        files[{s->st_dev, s->st_ino}] = deleted_size(*s);
     for (const auto& number : names_in(dir)) {
       struct stat s{};
       if (read_link(dir + number).starts_with('/') && ::stat((dir + number).c_str(), &s) == 0 &&

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <format>
+#include <fstream>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "box/box.h"
@@ -41,6 +43,19 @@ constexpr uint64_t kWorthMeasuring = 4 << 20;
 // (tree.h).
 constexpr auto kBetweenImages = 10ms;
 
+/// What these have written to files of a disk (proc_pid_io(5), write_bytes: counted when a page of the cache
+/// is first written to). 0 where the kernel does not count.
+uint64_t stored_bytes(const std::vector<pid_t>& pids) {
+  uint64_t total = 0;
+  for (const pid_t pid : pids) {
+    std::ifstream in("/proc/" + std::to_string(pid) + "/io");
+    std::string name;
+    for (uint64_t bytes = 0; in >> name >> bytes;)
+      if (name == "write_bytes:") total += bytes;
+  }
+  return total;
+}
+
 }  // namespace
 
 Rounds::Rounds(base::Context& context, const MoveRequest& request, const Goal& goal, const box::Paths& paths,
@@ -72,13 +87,14 @@ BoxSize Rounds::prepare() {
   return size_;
 }
 
-Forecast Rounds::measure(uint64_t private_layer_bytes) {
+Forecast Rounds::measure(uint64_t private_layer_bytes, uint64_t layer_bytes) {
   prepare();
-  const double noise_bandwidth = noise().bandwidth();
+  const double noise_bandwidth = noise(layer_bytes).bandwidth();
   const auto processes = box::processes_of(group_);
   PageSender sender(wire_, processes);
   DirtyMemory dirty;
   const auto start = Clock::now();
+  const uint64_t stored = stored_bytes(group_.pids());
   Sent sent;
   for (const PageRun& run : runs_of(dirty.take(processes))) {
     if (Clock::now() - start > kMeasure) break;
@@ -87,50 +103,80 @@ Forecast Rounds::measure(uint64_t private_layer_bytes) {
   wire_.send(Frame::kDataEnd);
   wire_.expect_json(Frame::kRoundDone, kPatience);
   sent.ms = ms_since(start);
-  const auto written = dirty.take(box::processes_of(group_)).bytes();
-  return Plan::forecast(goal_, size_, sent.bandwidth(), noise_bandwidth,
-                        static_cast<double>(written) / sent.ms * 1e3, private_layer_bytes);
+  const uint64_t written = dirty.take(box::processes_of(group_)).bytes();
+  const uint64_t stored_by_now = stored_bytes(group_.pids());  // less where a process has ended
+  const auto rate = [&](uint64_t bytes) { return static_cast<double>(bytes) / sent.ms * 1e3; };
+  Forecast out = Plan::forecast(goal_, size_,
+                                {.bandwidth = sent.bandwidth(),
+                                 .noise_bandwidth = noise_bandwidth,
+                                 .dirty_rate = rate(written),
+                                 .file_rate = rate(stored_by_now - std::min(stored, stored_by_now))},
+                                private_layer_bytes);
+  // They are packed already, and no part of the box.
+  if (noise_bandwidth > 0) out.total_ms += static_cast<double>(layer_bytes) / noise_bandwidth * 1e3;
+  return out;
 }
 
 /// Of what goes in the freeze it is not known how well it can be packed, and the box's private memory may be
 /// too little to measure by.
-Sent Rounds::noise() {
-  const uint64_t bytes = size_.shared_bytes + (goal_.mode == Mode::kStop ? size_.memory_bytes : 0);
+Sent Rounds::noise(uint64_t layer_bytes) {
+  const uint64_t bytes =
+      size_.shared_bytes + layer_bytes + (goal_.mode == Mode::kStop ? size_.memory_bytes : 0);
   if (bytes < kWorthMeasuring) return {};
   Step step(context_.progress, report_.phases, "measure");
   step.of_box = false;
   return send_noise(wire_, bytes);
 }
 
-void Rounds::run(Plan& plan, const std::string& id) {
+Forecast Rounds::run(Plan& plan, const std::string& id, Clock::time_point start) {
   image_ = box::has_image(paths_);
   layer_ = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
   if (!image_) watch_ = ChangeWatch::start(layer_.get());
   if (goal_.mode == Mode::kPrecopy || goal_.mode == Mode::kHybrid) dirty_.emplace();
+  std::optional<Forecast> predicted;
   uint64_t files = UINT64_MAX;
   for (int number = 0;; ++number) {
-    const uint64_t before = std::exchange(files, file_round(plan, number));
-    if (number > 0) plan.files(files);
+    const auto since = Clock::now();
+    const TreeStats sent = file_round(plan, number);
+    const uint64_t before = std::exchange(files, sent.bytes);
+    if (number > 0) {
+      plan.files(files, image_ ? 0 : sent.read + shared_writable_bytes(group_.pids()));
+      // The box has written on, and the destination's disk may be slow.
+      if (dirty_) {
+        written_.add(dirty_->take(box::processes_of(group_)));
+        plan.waited(ms_since(since), written_.bytes() + files);
+      }
+    }
     // The destination has answered: so the box is on its records, where the memory's process looks for it.
     if (goal_.mode != Mode::kStop && !memory_)
       memory_.emplace(request_.rsh, request_.to, id, request_.box, size_.memory_bytes, request_.streams);
     if (number == 0) plan.noise(noise());
-    if (dirty_ && plan.next() == Plan::Next::kRound)
+    if (dirty_ && plan.next() == Plan::Next::kRound) {
       memory_round(plan, number, number == 0 ? 0 : files);
-    else if (files < kSmallRound || files > before / 4 * 3)
+      if (!predicted) predicted = plan.forecast(ms_since(start), plan.dirty_rate());
+      // What it has written to files meanwhile is like what it did during the round before.
+      if (number > 0 && files < kSmallRound && plan.next() != Plan::Next::kRound) break;
+    } else if (files < kSmallRound || files > before / 4 * 3) {
       break;  // it is short, or will not become shorter
+    }
   }
+  const Forecast now = plan.forecast(ms_since(start), plan.dirty_rate());
+  if (!predicted) return now;
+  predicted->freeze_ms = now.freeze_ms;
+  predicted->reachable = now.reachable;
+  return *predicted;
 }
 
 /// Sends what was written to the private layer since the round before; all of it at first.
-uint64_t Rounds::file_round(Plan& plan, int number) {
+TreeStats Rounds::file_round(Plan& plan, int number) {
   Step step(context_.progress, report_.phases, std::format("round {}", number));
   const auto start = Clock::now();
   const uint64_t before = wire_.wire_bytes();
-  step.bytes = send_layer(false);
+  const TreeStats sent = send_layer(false);
+  step.bytes = sent.bytes;
   wire_.expect_json(Frame::kRoundDone, kPatience);
   plan.carried({step.bytes, wire_.wire_bytes() - before, ms_since(start)});
-  return step.bytes;
+  return sent;
 }
 
 /// The same of the memory. `files`: what is likely to be written to the private layer meanwhile.
@@ -161,8 +207,6 @@ void Rounds::last_memory() {
   memory_->serve(processes, std::move(written_), goal_.mode == Mode::kPrecopy);
 }
 
-uint64_t Rounds::last_files() { return send_layer(true); }
-
 Rounds::ImagesAhead::ImagesAhead(Rounds& rounds)
     : sent_(std::async(std::launch::async, [this, &rounds] {
         uint64_t bytes = 0;
@@ -184,10 +228,10 @@ uint64_t Rounds::ImagesAhead::end() {
 uint64_t Rounds::send_images(bool final) {
   wire_.send_json(Frame::kImages, {{"final", final}});
   base::Fd dir = base::open(paths_.images, O_RDONLY | O_DIRECTORY);
-  return send(dir.get(), images_, {.final = final});
+  return send(dir.get(), images_, {.final = final}).bytes;
 }
 
-uint64_t Rounds::send_layer(bool final) {
+TreeStats Rounds::send_layer(bool final) {
   wire_.send_json(Frame::kRound, {{"final", final}});
   if (image_) box::sync_image(paths_);
   SendOptions options;
@@ -198,7 +242,7 @@ uint64_t Rounds::send_layer(bool final) {
   return send(layer_.get(), sent_, std::move(options));
 }
 
-uint64_t Rounds::send(int dir, TreeSnapshot& last, SendOptions options) {
+TreeStats Rounds::send(int dir, TreeSnapshot& last, SendOptions options) {
   options.check = [] { base::check_interrupt(); };
   // A phase of its own has a total of its own; in the freeze several of these are one phase.
   const bool whole_phase = &last == &sent_ && !options.final;
@@ -209,7 +253,7 @@ uint64_t Rounds::send(int dir, TreeSnapshot& last, SendOptions options) {
   ZstdSink sink(wire_);
   const TreeStats stats = send_tree(dir, sink, last, options);
   sink.finish();
-  return stats.bytes;
+  return stats;
 }
 
 }  // namespace migrate

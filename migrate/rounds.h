@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <future>
 #include <memory>
@@ -33,13 +34,16 @@ class Rounds {
   /// time for each page. Before writes are tracked, as huge pages stay whole where nothing is written.
   BoxSize prepare();
   /// Sends memory for a second, which the destination throws away, and looks what is written meanwhile.
-  Forecast measure(uint64_t private_layer_bytes);
-  /// The box runs. Ends when `plan` has enough of it, be it because its target is out of reach.
-  void run(Plan& plan, const std::string& id);
+  /// `layer_bytes`: of template layers that the destination lacks.
+  Forecast measure(uint64_t private_layer_bytes, uint64_t layer_bytes);
+  /// The box runs. Ends when `plan` has enough of it, be it because its target is out of reach. What it
+  /// returns was predicted as soon as wire and box had been measured, in a move that began at `start`: after
+  /// the first round of memory, and its freeze now.
+  Forecast run(Plan& plan, const std::string& id, std::chrono::steady_clock::time_point start);
   /// The box is frozen: begins to send the memory that the destination needs before it has the box.
   void last_memory();
   /// The box is frozen, and CRIU has dumped it. Returns bytes, as `images` does.
-  uint64_t last_files();
+  uint64_t last_files() { return send_layer(true).bytes; }
   uint64_t images() { return send_images(true); }
 
   /// Sends CRIU's images as it writes them, on a thread of its own, so that little of them is left when it
@@ -65,12 +69,12 @@ class Rounds {
   [[nodiscard]] MemoryServer* memory() { return memory_ ? &*memory_ : nullptr; }
 
  private:
-  Sent noise();
-  uint64_t file_round(Plan& plan, int number);
+  Sent noise(uint64_t layer_bytes = 0);
+  TreeStats file_round(Plan& plan, int number);
   void memory_round(Plan& plan, int number, uint64_t files);
-  uint64_t send_layer(bool final);
+  TreeStats send_layer(bool final);
   uint64_t send_images(bool final);
-  uint64_t send(int dir, TreeSnapshot& last, SendOptions options);
+  TreeStats send(int dir, TreeSnapshot& last, SendOptions options);
 
   base::Context& context_;
   const MoveRequest& request_;

@@ -72,7 +72,9 @@ class Saving {
 
   [[nodiscard]] bool frozen() const { return frozen_at_.has_value(); }
   [[nodiscard]] bool given() const { return given_; }
-  bool roll_back() { return undo_.roll_back(); }
+  /// While it was frozen the box has ended.
+  [[nodiscard]] bool lost() const { return lost_; }
+  bool roll_back() { return undo_.roll_back() && !lost_; }
 
  private:
   /// Nothing is changed.
@@ -90,7 +92,9 @@ class Saving {
   /// The private layer, while the box runs. From here it is on record.
   void rounds() {
     move_ = box::begin_move(paths_, box::MoveStep::kSaving, hello_.id, file_, {}, config_.epoch);
-    undo_.add("keep box " + name_ + " here", [this] { keep_box(context_, config_); });
+    undo_.add("keep box " + name_ + " here", [this] {
+      if (!keep_box(context_, config_) && frozen()) lost_ = true;
+    });
     undo_.add("remove the unfinished file", [this] { drop_unfinished_file(file_, hello_.id); });
     base::pause_point("checkpoint.saving");
     writer_.emplace(unfinished_file(file_, hello_.id), file_);
@@ -210,6 +214,7 @@ class Saving {
   std::optional<box::Gate> gate_;
   std::optional<Clock::time_point> frozen_at_;
   bool given_ = false;
+  bool lost_ = false;
   base::Undo undo_;
 };
 
@@ -250,6 +255,9 @@ void checkpoint_box(base::Context& context, const CheckpointRequest& request, Fi
       e.exit(base::Exit::kNeedsRecover);
     else if (saving.frozen())
       e.exit(base::Exit::kRolledBack);
+    if (saving.lost())
+      e = base::Error(e).hint("it has ended meanwhile: `drover-node box start " + request.box +
+                              "` starts it anew");
     throw std::move(e);
   }
   report.outcome = request.stop ? "shelved" : "saved";

@@ -115,9 +115,12 @@ class SourceNode {
 
   [[nodiscard]] bool frozen() const { return frozen_at_.has_value(); }
   [[nodiscard]] bool given() const { return given_; }
+  /// While it was frozen the box has ended.
+  [[nodiscard]] bool lost() const { return lost_; }
   /// The box goes on here. False: not all of it could be undone.
   bool roll_back(const base::Error& cause) {
-    const bool complete = undo_.roll_back();  // first: over a dead link the other node is not told soon
+    // First: over a dead link the other node is not told soon.
+    const bool complete = undo_.roll_back() && !lost_;
     if (complete) play_caught();
     wire_.send_failed(cause.message(), cause.hint());
     return complete;
@@ -163,7 +166,7 @@ class SourceNode {
     Step step = phase("layers");
     auto offer = wire_.expect_json(Frame::kOffer, kPatience);
     greeted_ = true;
-    if (request_.dry_run) return predict();
+    if (request_.dry_run) return predict(offer.at("missing_layers"));
     if (offer.at("missing_layers").empty()) return State::kRounds;
     // On a connection of its own, since it is the same as `template copy`.
     Transport copy(request_.rsh, request_.to, {"drover-node", "template", "receive"});
@@ -176,8 +179,11 @@ class SourceNode {
   }
 
   // from: kLayers. to: kDone. A dry run.
-  State predict() {
-    report_.predicted = rounds_.measure(hello_.private_bytes);
+  State predict(const std::vector<std::string>& missing_layers) {
+    uint64_t bytes = 0;
+    for (const auto& layer : hello_.config.layers)
+      if (std::ranges::contains(missing_layers, layer.digest)) bytes += layer.bytes;
+    report_.predicted = rounds_.measure(hello_.private_bytes, bytes);
     return State::kDone;
   }
 
@@ -187,10 +193,11 @@ class SourceNode {
     if (plan.next() == Plan::Next::kCannot) throw plan.refusal(name_, request_.to);
     move_ = box::begin_move(paths_, box::MoveStep::kLeaving, hello_.id, request_.to, request_.rsh,
                             hello_.config.epoch, lazy_);
-    undo_.add("keep box " + name_ + " here", [this] { keep_box(context_, hello_.config); });
+    undo_.add("keep box " + name_ + " here", [this] {
+      if (!keep_box(context_, hello_.config) && frozen()) lost_ = true;
+    });
     base::pause_point("source.leaving");
-    rounds_.run(plan, hello_.id);
-    report_.predicted = plan.forecast(ms_since(started_));
+    report_.predicted = rounds_.run(plan, hello_.id, started_);
     report_.rounds = plan.rounds();
     report_.bandwidth = plan.bandwidth();
     report_.dirty_rate = plan.dirty_rate();
@@ -371,6 +378,7 @@ class SourceNode {
   uint64_t layers_ = 0;                       ///< bytes of them that were sent, as they are: packed
   bool greeted_ = false;                      ///< the other node has answered
   bool given_ = false;
+  bool lost_ = false;
   std::exception_ptr memory_lost_;  ///< why the memory's connection ended
   base::Undo undo_;
 };
@@ -396,6 +404,9 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
     if (!source.given()) {
       const bool undone = source.roll_back(e);
       report.outcome = undone ? Outcome::kRolledBack : Outcome::kFailed;
+      if (source.lost())
+        e = base::Error(e).hint("it has ended meanwhile: `drover-node box start " + request.box +
+                                "` starts it anew");
       if (!undone)
         e.exit(base::Exit::kNeedsRecover);
       else if (source.frozen())

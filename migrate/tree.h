@@ -39,6 +39,7 @@ struct TreeStats {
   uint64_t removed = 0;  ///< names taken away (a directory counts once)
   // The sender's alone:
   uint64_t scanned = 0;  ///< names that were looked at: all, or with a watch what may have changed
+  uint64_t read = 0;     ///< bytes of content that were read, of which `bytes` differed
   uint64_t dirty = 0;    ///< files that may change unseen: the next round sends them in any case
 };
 

@@ -25,6 +25,7 @@ void ContentSender::read_data(int fd, uint64_t size, uint64_t align, const std::
     while (pos < end) {
       auto piece = std::span(piece_).first(std::min<size_t>(piece_.size(), end - pos));
       const size_t have = read_piece(fd, pos, piece, path);
+      read_bytes_ += have;
       if (have > 0) take(pos, piece.first(have));
       if (have < piece.size()) return;  // cut short meanwhile
       pos += have;

@@ -24,6 +24,7 @@ class ContentSender {
   uint64_t whole(int fd, uint64_t size, FileBlocks* blocks, const std::string& path);
   /// What differs from `sent`: runs of blocks, and holes where data was.
   uint64_t patch(int fd, uint64_t size, const FileBlocks& sent, FileBlocks& blocks, const std::string& path);
+  [[nodiscard]] uint64_t read_bytes() const { return read_bytes_; }  ///< of all files so far
 
  private:
   static constexpr size_t kPiece = 256 << 10;
@@ -41,7 +42,7 @@ class ContentSender {
   SentContents& contents_;
   std::function<void(uint64_t)> at_;
   std::vector<std::byte> piece_;
-  uint64_t sent_bytes_ = 0;
+  uint64_t sent_bytes_ = 0, read_bytes_ = 0;
 };
 
 }  // namespace migrate

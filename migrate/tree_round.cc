@@ -78,6 +78,7 @@ class Sender {
     out_.tag(Tag::kEnd);
     out_.flush();
     contents_.commit();
+    stats_.read = content_.read_bytes();
     return stats_;
   }
 

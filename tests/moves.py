@@ -224,6 +224,53 @@ def memory_or_disk(box, client, acknowledged):
     return client
 
 
+def runs_on(lab, box, node):
+    """Whether the node's kernel lets processes of the box run, but for a box that CRIU is still making."""
+    group = lab.group / node / "drover" / box.name
+    events = lines(group / "cgroup.events")
+    return "populated 1" in events and "frozen 0" in events and not criu_on(lab, node) \
+        and not all(map(is_ending, lines(group / "cgroup.procs")))
+
+
+def runs(lab, box):
+    return [node for node in lab.nodes if runs_on(lab, box, node)]
+
+
+class RunsOnce(threading.Thread):
+    """Looks all the time whether a box runs on two nodes at once, until it is stopped or a test would have ended."""
+
+    def __init__(self, lab, box):
+        super().__init__(daemon=True)
+        self.lab, self.box, self.twice, self.looks, self._ending = lab, box, [], 0, threading.Event()
+        self.start()
+
+    def run(self):
+        end = time.monotonic() + 240
+        since = None
+        while not self._ending.wait(0.02) and time.monotonic() < end:
+            self.looks += 1
+            found = runs(self.lab, self.box)
+            # Between two looks a box may go from one node to the other, and never back.
+            if len(found) < 2 or not runs_on(self.lab, self.box, found[0]):
+                since = None
+                continue
+            # What a CRIU that was killed has made half-way is ended soon, and no instruction of its programs has run.
+            since = since or time.monotonic()
+            if all(map(self._owns, found)) or time.monotonic() > since + 2:
+                self.twice.append(found)
+
+    def _owns(self, node):
+        here = self.lab.node(node)
+        arriving = here.path(f"{DROVER}/arriving/{self.box.name}/move.journal")
+        return here.path(f"{DROVER}/boxes/{self.box.name}").exists() or '"mine"' in "".join(lines(arriving))
+
+    def stop(self):
+        self._ending.set()
+        self.join()
+        assert self.looks > 0
+        assert not self.twice, f"box {self.box.name} ran on two nodes at once, at {len(self.twice)} of {self.looks} looks"
+
+
 # A move that stops half-way
 
 
@@ -250,7 +297,7 @@ class Halted:
         self.rsh.chmod(0o755)
         self.child = self.lab.popen(self.source, "env", f"DROVER_PAUSE_AT={at_source}", "drover-node", "--json", "box",
                                     "migrate", box.name, "--to", self.destination, "--rsh", str(self.rsh), *words)
-        self.pids = {}
+        self.pids, self.once = {}, None
         try:
             self.stopped = until(f"the move stops at {point}", self._find_stopped, timeout=40)
         except BaseException:
@@ -267,6 +314,7 @@ class Halted:
         return side if pid and state(pid) == "T" and {"destination", "transport"} <= self.pids.keys() else None
 
     def kill(self, victim):
+        self.once = self.once or RunsOnce(self.lab, self.box)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pids[victim], signal.SIGKILL)
         until(f"the {victim} ends", lambda: has_ended(self.pids[victim]))
@@ -484,3 +532,17 @@ def settle(lab, move, order):
         assert status == 0, f"recover on {node} ended with {status}:\n{out}{err}"
     for node, (out, err), status in recover(lab, [move.destination, move.source]):
         assert (status, out.split()) == (0, ["[]"]), f"recover on {node} found something again:\n{out}{err}"
+    if move.once:
+        move.once.stop()
+
+
+def check_status(move, victim, status):
+    """The exit status of a move whose `victim` was killed where it had halted."""
+    if victim == "source":
+        assert status == -signal.SIGKILL
+    elif move.point == "source.running":
+        assert status == 0, move.err  # it had the other node's word already
+    elif move.point in (*GIVEN, *BRINGERS):
+        assert status in (0, 4), move.err
+    else:
+        assert status == (3 if point_is_frozen(move.point) else 1), move.err

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from moves import Box, Counter, increments_on_disk, remains
+from moves import DROVER, Box, Counter, increments_on_disk, remains
 
 
 class Rack:
@@ -75,3 +75,17 @@ def rack(shared):
     yield shared
     if not shared.well():  # the test has failed; the next one begins anew
         shared.wipe()
+
+
+@pytest.fixture
+def small_disk(lab, rack, templates):
+    """The other node's /var/lib/drover is a small disk of its own, with the templates and room for this box."""
+    other = rack.box.other()
+    lab.exec(other, "mount", "-t", "tmpfs", "-o", "size=1g", "small", DROVER)
+    try:
+        lab.exec(other, "cp", "-a", *(templates / part for part in ("layers", "templates", "keys")), DROVER)
+        used = int(lab.exec(other, "df", "--output=used", "-k", DROVER).stdout.split()[1])
+        lab.exec(other, "mount", "-o", f"remount,size={used + (96 << 10)}k", DROVER)
+        yield
+    finally:
+        lab.exec(other, "umount", DROVER)

@@ -11,9 +11,9 @@ import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_has_dumped, criu_on, criu_that_restores, fill, filling, hear_of_a_new_start, increments_on_disk,
-                   is_ending, members, memory_or_disk, recover, served, settle)
-from rack import rack, shared  # noqa: F401: fixtures
+from moves import (DROVER, GIVEN, ORDERS, POINTS, Box, Halted, criu_has_dumped, criu_on, criu_that_restores, fill, filling,
+                   hear_of_a_new_start, increments_on_disk, members, memory_or_disk, recover, runs, served, settle)
+from rack import rack, shared, small_disk  # noqa: F401: fixtures
 from test_move_postcopy import guards
 
 LAZY = ["postcopy", "hybrid"]  # the box runs before all of its memory is at its new node
@@ -30,18 +30,6 @@ def each(*axes, quick):
 def all_brought(lab, move):
     """Until then a box that runs may lack memory, and `recover` says that it is too early."""
     until("nothing brings memory any more", lambda: not guards(lab, move.destination), timeout=110)
-
-
-def runs(lab, box):
-    """The nodes whose kernel lets processes of the box run, but for a box that CRIU is still making."""
-    found = []
-    for node in lab.nodes:
-        group = lab.group / node / "drover" / box.name
-        events = lines(group / "cgroup.events")
-        if "populated 1" in events and "frozen 0" in events and not criu_on(lab, node) \
-                and not all(map(is_ending, lines(group / "cgroup.procs"))):
-            found.append(node)
-    return found
 
 
 # The link
@@ -316,6 +304,75 @@ def test_source_disk_is_full(lab, own_disk, tmp_path, point, mode):
     lab.node("node1").path(f"{DROVER}/fill").unlink()
     settle(lab, move, "source first")
     assert own_disk.states() == {"node1" if status == 3 else "node2": "running"}
+
+
+MADE = ("destination.prepared", "source.given", "destination.mine", "destination.running")
+
+
+@pytest.mark.parametrize("point, mode", each(MADE, MODES, quick=lambda point, mode: (point == "source.given") == (mode != "stop")))
+def test_destination_makes_no_file_when_all_is_there(lab, rack, small_disk, tmp_path, point, mode):
+    """Who takes the box over needs no room. (The box itself does: so no file can be made there, and what there is can grow.)"""
+    move = Halted(rack.box, point, tmp_path, "--mode", mode, "--force")
+    used = int(lab.exec(move.destination, "df", "--output=iused", DROVER).stdout.split()[1])
+    lab.exec(move.destination, "mount", "-o", f"remount,nr_inodes={used}", DROVER)
+    assert lab.exec(move.destination, "touch", f"{DROVER}/one-more", check=False).returncode == 1
+    try:
+        assert move.go_on() == 0, move.err
+    finally:
+        lab.exec(move.destination, "mount", "-o", f"remount,nr_inodes={used + 10000}", DROVER)
+    settle(lab, move, "at once")
+    assert rack.box.states() == {move.destination: "running"}
+    rack.client.check()
+    rack.box.migrate()  # that disk goes
+    rack.client.check()
+
+
+def test_box_that_runs_cannot_be_recorded(lab, rack, tmp_path):
+    """Who was to take it over was killed half-way, and who brings its memory can't write that it is whole. It goes on trying:
+    without it the box would lose its memory."""
+    move = Halted(rack.box, "destination.running", tmp_path, "--mode", "postcopy", "--force")
+    journal = f"{DROVER}/arriving/{rack.box.name}/move.journal"
+    lab.exec(move.destination, "chattr", "+i", journal)
+    move.kill("destination")
+    time.sleep(3)
+    assert runs(lab, rack.box) == [move.destination]
+    rack.client.check()
+    lab.exec(move.destination, "chattr", "-i", journal)
+    assert move.go_on() in (0, 4), move.err
+    assert "runs with all its memory, and this is tried again" in move.err
+    settle(lab, move, "at once")
+    rack.check(move.destination)
+
+
+def test_box_ends_while_it_is_frozen(lab, rack, tmp_path):
+    """As when a CRIU that is killed takes it along. Nobody is told that it goes on."""
+    move = Halted(rack.box, "source.frozen", tmp_path, "--force")
+    for pid in lines(lab.group / move.source / "drover" / rack.box.name / "cgroup.procs"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    assert move.go_on() == 4, move.err
+    assert json.loads(move.out)["outcome"] == "failed"
+    assert json.loads(move.err.splitlines()[-1])["hint"] == \
+        f"it has ended meanwhile: `drover-node box start {rack.box.name}` starts it anew"
+    for _, (out, err), status in recover(lab, [move.source, move.destination]):
+        assert (status, out.split()) == (0, ["[]"]), err
+    lab.exec(move.source, "drover-node", "box", "start", rack.box.name)
+    rack.client = memory_or_disk(rack.box, rack.client, rack.client.value)
+    rack.check(move.source)
+
+
+def test_commands_where_the_box_was_given_away(lab, rack, tmp_path):
+    move = Halted(rack.box, "source.given", tmp_path)
+    move.kill("source")
+    name = rack.box.name
+    for words in (["migrate", name, "--to", move.destination], ["start", name], ["destroy", "--force", name],
+                  ["checkpoint", name, "/tmp/given"]):
+        done = lab.exec(move.source, "drover-node", "box", *words, check=False)
+        assert done.returncode == 1, (words, done.stderr)
+        assert done.stderr.startswith(f"error: box {name} was given to {move.destination}: this node must not touch it"), done.stderr
+    move.go_on()
+    settle(lab, move, "source first")
+    rack.check(move.destination)
 
 
 # CRIU

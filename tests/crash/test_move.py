@@ -10,9 +10,9 @@ import time
 
 import pytest
 from conftest import command_line, lines, until
-from moves import (DROVER, GIVEN, ORDERS, POINTS, Counter, Halted, increments_on_disk, members, nothing_remains,
+from moves import (DROVER, GIVEN, ORDERS, POINTS, Counter, Halted, check_status, increments_on_disk, members, nothing_remains,
                    point_is_frozen, recover, remains, settle, state)
-from rack import rack, shared  # noqa: F401: fixtures
+from rack import rack, shared, small_disk  # noqa: F401: fixtures
 
 VICTIMS = ["source", "destination", "transport"]
 
@@ -34,14 +34,7 @@ def test_killed(lab, rack, tmp_path, point, victim, order):
     status = move.go_on()
     settle(lab, move, order)
     rack.check(move.destination if point in GIVEN else move.source)
-    if victim == "source":
-        assert status == -signal.SIGKILL
-    elif point == "source.running":
-        assert status == 0  # it had the other node's word already
-    elif point in GIVEN:
-        assert status in (0, 4), move.err
-    else:
-        assert status == (3 if point_is_frozen(point) else 1), move.err
+    check_status(move, victim, status)
 
 
 @pytest.mark.leaves
@@ -173,20 +166,6 @@ def test_black_hole(lab, rack, tmp_path, point, outcome, mode):
     else:
         assert owner == move.destination
     rack.check(owner)
-
-
-@pytest.fixture
-def small_disk(lab, rack, templates):
-    """The other node's /var/lib/drover is a small disk of its own, with the templates and room for this box."""
-    other = rack.box.other()
-    lab.exec(other, "mount", "-t", "tmpfs", "-o", "size=1g", "small", DROVER)
-    try:
-        lab.exec(other, "cp", "-a", *(templates / part for part in ("layers", "templates", "keys")), DROVER)
-        used = int(lab.exec(other, "df", "--output=used", "-k", DROVER).stdout.split()[1])
-        lab.exec(other, "mount", "-o", f"remount,size={used + (96 << 10)}k", DROVER)
-        yield
-    finally:
-        lab.exec(other, "umount", DROVER)
 
 
 @pytest.mark.leaves

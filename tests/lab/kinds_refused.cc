@@ -187,6 +187,15 @@ Check deleted_huge() {
   return kStillThere;
 }
 
+Check deleted_mapped_huge() {
+  const int fd = must(open("huge", O_RDWR | O_CREAT, 0600), "huge");
+  must(fallocate(fd, 0, 0, 4100L << 20), "fallocate");
+  must_map(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), "mmap");
+  must(unlink("huge"), "unlink");
+  close(fd);
+  return kStillThere;
+}
+
 Check open_tree_fd() {
   call(SYS_open_tree, AT_FDCWD, "/run", 1 /* OPEN_TREE_CLONE */);
   return kStillThere;
@@ -305,6 +314,7 @@ const Kind kRefusedKinds[] = {{"io-uring", io_uring},
                               {"fuse", fuse},
                               {"overlay-mount", overlay_mount},
                               {"deleted-huge", deleted_huge},
+                              {"deleted-mapped-huge", deleted_mapped_huge},
                               {"open-tree", open_tree_fd},
                               {"sctp", inet_tcp_repair},
                               {"vfork", vforked},

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, until
+from conftest import ROOT, command_line, lines, until
 from moves import Box, Counter, Halted, increments_on_disk, nothing_remains, processes, started_processes
 
 REPORT = ["box", "from", "to", "mode", "outcome", "epoch", "freeze_ms", "total_ms", "wire_bytes", "streams", "rounds", "bytes",
@@ -313,6 +313,21 @@ def test_process_numbers_go_on(lab, make_box):
     box.migrate()
     seen.append(number())
     assert seen == sorted(seen) and seen[-1] - seen[0] < 200, seen
+
+
+@pytest.mark.limit(120)
+def test_what_is_started_by_exec_after_a_move_moves_as_well(lab, make_box):
+    """CRIU gives the box a time namespace, and clocks that go on: whoever comes in later has the same."""
+    box = make_box("entered", "redis", 35).answers(6379)
+    box.migrate()
+    box.exec("sh", "-c", "setsid sleep 4711 </dev/null >/dev/null 2>&1 & sleep 0.2")
+    pids = lines(lab.group / "node2/drover/entered/cgroup.procs")
+    [sleeps] = [pid for pid in pids if command_line(pid) == "sleep 4711"]
+    assert {os.readlink(f"/proc/{pid}/ns/time") for pid in pids} == {os.readlink(f"/proc/{sleeps}/ns/time")} \
+        != {os.readlink("/proc/self/ns/time")}
+    now = processes(box)
+    box.migrate()
+    assert processes(box) == now
 
 
 @pytest.mark.limit(120)

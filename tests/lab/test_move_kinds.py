@@ -66,6 +66,7 @@ REFUSED = {
     "cgroup-namespace": "has a control group namespace of its own, which cannot be moved",
     "held-namespace": "holds the namespace net:[N], in which no process is, which cannot be moved",
     "deleted-huge": "has a deleted file of 4100 MiB open, and 4095 MiB is the most that can be moved",
+    "deleted-mapped-huge": "has a deleted file of 4100 MiB mapped, and 4095 MiB is the most that can be moved",
     "open-tree": "holds /, which lies outside the box",
 }
 

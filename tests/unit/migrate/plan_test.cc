@@ -130,13 +130,41 @@ TEST(PlanFreeze, CountsSharedMemoryInEachMode) {
   EXPECT_EQ(forced.next(), Next::kFreeze);
 }
 
+TEST(PlanFreeze, CountsFilesThatAreReadAnewHoweverLittleOfThemDiffers) {
+  for (const Mode mode : {Mode::kStop, Mode::kPrecopy, Mode::kPostcopy, Mode::kHybrid}) {
+    Plan plan({.mode = mode, .by_auto = true}, box_of(1'000'000));
+    plan.carried({100'000'000, 100'000'000, 1e3});
+    plan.sent({1'000'000, 1'000'000, 10}, 0);
+    EXPECT_EQ(plan.next(), Next::kFreeze) << to_string(mode);
+    const double before = plan.freeze_ms();
+    plan.files(40'000, 10'000'000'000);
+    EXPECT_NEAR(plan.freeze_ms(), before + 3600, 10) << to_string(mode);
+    EXPECT_EQ(plan.next(), Next::kCannot) << to_string(mode);
+    EXPECT_TRUE(
+        plan.refusal("web1", "node2").message().contains("10000 MB of files that it writes to, to compare"))
+        << plan.refusal("web1", "node2").message();
+  }
+}
+
+TEST(PlanFreeze, CountsWhatIsWrittenWhileFilesAreSent) {
+  Plan plan({.mode = Mode::kPrecopy}, box_of(1'000'000'000));
+  plan.sent({1'000'000'000, 1'000'000'000, 10e3}, 1'000'000);
+  EXPECT_EQ(plan.next(), Next::kFreeze);
+  plan.waited(5e3, 40'000'000);
+  EXPECT_GT(plan.freeze_ms(), 400);
+  EXPECT_NEAR(plan.dirty_rate(), 40e6 / 15, 1);
+  EXPECT_EQ(plan.next(), Next::kRound);
+  plan.sent({40'000'000, 40'000'000, 400}, 100'000);
+  EXPECT_EQ(plan.next(), Next::kFreeze);
+}
+
 TEST(PlanFreeze, CountsFilesThatAreWrittenAsFastAsTheyAreSent) {
   for (const Mode mode : {Mode::kPostcopy, Mode::kHybrid}) {
     Plan plan({.mode = mode}, {});
     plan.carried({100'000'000, 100'000'000, 1e3});
     plan.sent({1000, 1000, 1}, 0);
     EXPECT_EQ(plan.next(), Next::kFreeze);
-    plan.files(90'000'000);
+    plan.files(90'000'000, 0);
     EXPECT_EQ(plan.next(), Next::kCannot) << to_string(mode);
     EXPECT_NE(
         plan.refusal("web1", "node2").message().find("90 MB of shared memory, deleted files and written"),
@@ -147,7 +175,7 @@ TEST(PlanFreeze, CountsFilesThatAreWrittenAsFastAsTheyAreSent) {
   Plan plan({.mode = Mode::kPrecopy}, {});
   plan.carried({100'000'000, 100'000'000, 1e3});
   const double before = plan.freeze_ms();
-  plan.files(90'000'000);
+  plan.files(90'000'000, 0);
   EXPECT_DOUBLE_EQ(plan.freeze_ms(), before);
 }
 
@@ -429,7 +457,7 @@ TEST(PlanRefusal, OffersNoTargetThatTheCommandLineDoesNotTake) {
 
 TEST(PlanForecast, OfPrecopyIsWhatTheSameMoveDoes) {
   const BoxSize size = box_of(200'000'000);
-  const Forecast f = Plan::forecast({}, size, kLink, 0, 0.5 * kLink, 40'000'000);
+  const Forecast f = Plan::forecast({}, size, {kLink, 0, 0.5 * kLink}, 40'000'000);
   const Move move({}, size, steady(0.5 * kLink, 200e6));
   EXPECT_TRUE(f.reachable);
   EXPECT_EQ(f.rounds, move.plan.rounds());
@@ -441,17 +469,40 @@ TEST(PlanForecast, OfPrecopyIsWhatTheSameMoveDoes) {
 }
 
 TEST(PlanForecast, SaysWhereTheTargetIsOutOfReach) {
-  EXPECT_FALSE(Plan::forecast({}, box_of(1'000'000'000), kLink, 0, 2 * kLink, 0).reachable);
-  EXPECT_FALSE(Plan::forecast({.force = true}, box_of(1'000'000'000), kLink, 0, 2 * kLink, 0).reachable);
-  EXPECT_FALSE(Plan::forecast({.max_downtime_ms = 10}, box_of(1'000'000), kLink, 0, 0, 0).reachable);
-  EXPECT_TRUE(Plan::forecast({.mode = Mode::kStop}, box_of(8'000'000'000), kLink, 0, 0, 0).reachable);
-  EXPECT_FALSE(Plan::forecast(Goal{}.resolved(false), box_of(8'000'000'000), kLink, 0, 0, 0).reachable);
-  EXPECT_TRUE(Plan::forecast({.mode = Mode::kHybrid}, box_of(100'000'000), kLink, 0, 2 * kLink, 0).reachable);
+  EXPECT_FALSE(Plan::forecast({}, box_of(1'000'000'000), {kLink, 0, 2 * kLink}, 0).reachable);
+  EXPECT_FALSE(Plan::forecast({.force = true}, box_of(1'000'000'000), {kLink, 0, 2 * kLink}, 0).reachable);
+  EXPECT_FALSE(Plan::forecast({.max_downtime_ms = 10}, box_of(1'000'000), {kLink, 0, 0}, 0).reachable);
+  EXPECT_TRUE(Plan::forecast({.mode = Mode::kStop}, box_of(8'000'000'000), {kLink, 0, 0}, 0).reachable);
+  EXPECT_FALSE(Plan::forecast(Goal{}.resolved(false), box_of(8'000'000'000), {kLink, 0, 0}, 0).reachable);
+  EXPECT_TRUE(
+      Plan::forecast({.mode = Mode::kHybrid}, box_of(100'000'000), {kLink, 0, 2 * kLink}, 0).reachable);
+}
+
+TEST(PlanForecast, SaysThatFilesAreWrittenFasterThanTheyAreSent) {
+  for (const Mode mode : {Mode::kPrecopy, Mode::kPostcopy, Mode::kHybrid}) {
+    const auto of = [&](double file_rate) {
+      return Plan::forecast({.mode = mode}, box_of(100'000'000), {kLink, 0, 1e6, file_rate}, 200'000'000);
+    };
+    EXPECT_TRUE(of(0.1 * kLink).reachable) << to_string(mode);
+    EXPECT_FALSE(of(2 * kLink).reachable) << to_string(mode);
+  }
+}
+
+TEST(PlanForecast, InTheMiddleCountsTheRoundsThatAreToCome) {
+  Plan plan({.mode = Mode::kPrecopy}, box_of(1'000'000'000));
+  plan.sent({1'000'000'000, 1'000'000'000, 2500}, 500'000'000);
+  const Forecast f = plan.forecast(3000, plan.dirty_rate());
+  EXPECT_EQ(plan.rounds(), 1);
+  EXPECT_GT(f.rounds, 3);
+  EXPECT_GT(f.bytes, 1'900'000'000) << "each round half of the one before";
+  EXPECT_GT(f.total_ms, 3000 + 2400);
+  EXPECT_LT(f.freeze_ms, plan.freeze_ms());
+  EXPECT_LE(f.freeze_ms, 300);
 }
 
 TEST(PlanForecast, OfEachModeComparesAsTheyDo) {
   const auto of = [](Mode mode) {
-    return Plan::forecast({.mode = mode, .max_downtime_ms = 2000}, box_of(1'000'000'000), kLink, 0, 20e6,
+    return Plan::forecast({.mode = mode, .max_downtime_ms = 2000}, box_of(1'000'000'000), {kLink, 0, 20e6},
                           10'000'000);
   };
   const Forecast stop = of(Mode::kStop), precopy = of(Mode::kPrecopy), postcopy = of(Mode::kPostcopy),
@@ -468,7 +519,7 @@ TEST(PlanForecast, OfEachModeComparesAsTheyDo) {
 }
 
 TEST(PlanForecast, WithoutABandwidthTakesASlowOne) {
-  const Forecast f = Plan::forecast({}, box_of(100'000'000), 0, 0, 0, 0);
+  const Forecast f = Plan::forecast({}, box_of(100'000'000), {0, 0, 0}, 0);
   EXPECT_GT(f.bandwidth, 50e6);
   EXPECT_TRUE(std::isfinite(f.total_ms));
 }
@@ -484,7 +535,7 @@ TEST(PlanForecast, AndEveryMoveComeToAnEnd) {
                        .force = random() % 2 == 0};
     const BoxSize size = box_of(static_cast<uint64_t>(any(1, 64e9)), static_cast<unsigned>(any(1, 1000)));
     const double link = any(1e5, 1e10), writes = any(1, 1e11), set = any(1, 64e9);
-    const Forecast f = Plan::forecast(goal, size, link, 0, writes, random() % 1'000'000'000);
+    const Forecast f = Plan::forecast(goal, size, {link, 0, writes, any(1, 1e10)}, random() % 1'000'000'000);
     EXPECT_TRUE(std::isfinite(f.total_ms) && f.total_ms >= f.freeze_ms);
     const Move move(goal, size, working_set(std::min(set, static_cast<double>(size.memory_bytes)), writes),
                     link);

@@ -2,6 +2,7 @@
 #include <sys/xattr.h>
 
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <format>
 #include <random>
@@ -317,6 +318,25 @@ TEST_F(TreeRandom, AnyChangesOfABoxThatWereWatchedArrive) {
     ASSERT_EQ("", trees_differ_but_for_atimes()) << "seed " << seed;
   }
   EXPECT_LT(looked_at_, there_were_);
+}
+
+TEST_F(TreeRandom, WhereTheWatchIsBlindEverythingIsLookedAt) {
+  watch();
+  Vandal vandal(from(), 1, true);
+  for (int i = 0; i < 300; ++i) vandal.act();
+  round({.watch = watch_.get(), .open = vandal.mapped()});
+  for (int i = 0; i < 20; ++i) vandal.act();
+  // What has just been written is looked at again in any case.
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const TreeStats blind = round({.watch = watch_.get(), .open = std::nullopt});
+  const base::Fd root = base::open(from(), O_RDONLY | O_DIRECTORY);
+  EXPECT_EQ(scan_tree(root.get(), true, {}).size(), blind.scanned);
+  EXPECT_EQ("", trees_differ_but_for_atimes());
+  ASSERT_NO_FATAL_FAILURE(watched_round(false, vandal));
+  EXPECT_LT(looked_at_, there_were_) << "it is watched again";
+  for (int i = 0; i < 20; ++i) vandal.act();
+  ASSERT_NO_FATAL_FAILURE(watched_round(true, vandal));
+  EXPECT_EQ("", trees_differ_but_for_atimes());
 }
 
 TEST_F(TreeRandom, AnyChangesWhileItIsReadThatWereWatchedArrive) {
