@@ -175,8 +175,11 @@ NodeConfig parse_node_config(std::string_view text, const std::string& file) {
     if (!is_url(*server)) throw in.wrong("boot_server", "a URL, as \"http://10.77.0.254\"", quoted(*server));
     config.boot_server = *server;
   }
-  if (auto keys = parse_keys(in, "ssh_keys"); !keys.empty())
-    config.users.push_back({.name = "root", .keys = std::move(keys)});
+  auto keys = parse_keys(in, "ssh_keys");
+  // drover-node receive says what such a key may do.
+  for (const std::string& key : parse_keys(in, "fleet_keys"))
+    keys.push_back("restrict,command=\"drover-node receive --forced\" " + key);
+  if (!keys.empty()) config.users.push_back({.name = "root", .keys = std::move(keys)});
   for (base::TomlTable& table : in.tables("interface")) {
     NodeConfig::Interface port = parse_interface(table);
     check_once(table, config.interfaces, "mac", &NodeConfig::Interface::mac, port.mac);

@@ -325,6 +325,15 @@ Check udp() {
   };
 }
 
+Check udp_unread() {
+  const int server = bound(v4("127.0.0.1", 8054), SOCK_DGRAM);
+  write_all(connected(v4("127.0.0.1", 8054), SOCK_DGRAM), "datagram");
+  return [=] {
+    pollfd p{server, POLLIN, 0};
+    same(poll(&p, 1, 100), 1, "the number of datagrams that wait");
+  };
+}
+
 Check udp_multicast() {
   const int fd = bound(v4("0.0.0.0", 8052), SOCK_DGRAM);
   ip_mreqn group{};
@@ -575,6 +584,7 @@ const Kind kSocketKinds[] = {{"tcp-listen", tcp_listen},
                              {"tcp-syn-sent", tcp_syn_sent},
                              {"tcp-unconnected", tcp_unconnected},
                              {"udp", udp},
+                             {"udp-unread", udp_unread},
                              {"udp-multicast", udp_multicast},
                              {"udp-multicast6", udp_multicast6},
                              {"raw-socket", raw_socket},

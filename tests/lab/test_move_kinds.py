@@ -37,6 +37,7 @@ FORGOTTEN = {
     "timer-slack": "TIMERSLACK is 50000",
     "personality": "the personality is 0",
     "landlock": "the rules are gone",
+    "udp-unread": "the number of datagrams that wait is 0, not 1",
     "sysv-sem-undo": "the semaphore after the end of its holder is 4, not 5",
 }
 

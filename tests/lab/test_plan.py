@@ -33,7 +33,25 @@ def test_dry_run_moves_nothing(lab, make_box, before):  # noqa: F811
     untouched(box, client)
     # Beside what happens then: of the same order, on a machine that may be loaded.
     report = box.migrate()
-    assert report["predicted"]["bytes"] / 3 < report["bytes"] < report["predicted"]["bytes"] * 3
+    for expected in (predicted, report["predicted"]):
+        assert expected["bytes"] / 3 < report["bytes"] < expected["bytes"] * 3, (expected, report)
+        assert expected["freeze_ms"] / 5 < report["freeze_ms"] < expected["freeze_ms"] * 5, (expected, report)
+    client.finish()
+
+
+@pytest.mark.limit(120)
+def test_target_without_an_option(lab, make_box, before):  # noqa: F811
+    box = make_box("crowded", "redis", 55).answers(6379)
+    client = Counter(lab, box.ip4)
+    box.exec("sh", "-c", "setsid perl -e 'for (1 .. 25) { fork or last } sleep 1000 while 1' </dev/null >/dev/null 2>&1 & sleep 1")
+    result = lab.exec("node1", "drover-node", "--json", "box", "migrate", box.name, "--to", "node2", check=False)
+    assert result.returncode == 1
+    said = json.loads(result.stderr.splitlines()[-1])
+    assert re.search(r"would be frozen for \d+ ms, and 300 are allowed: dump and restore alone take \d+, with 28 processes", said["error"]), said
+    enough = re.search(r"--max-downtime (\d+) would be met", said["hint"])[1]
+    untouched(box, client)
+    moved = lab.exec("node1", "drover-node", "--json", "box", "migrate", box.name, "--to", "node2", "--max-downtime", enough)
+    assert json.loads(moved.stdout)["outcome"] == "moved"
     client.finish()
 
 

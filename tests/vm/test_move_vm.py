@@ -451,6 +451,29 @@ class Writer(threading.Thread):
         self.redis.close()
 
 
+HUGE = 2 << 20
+TOUCHES = """my $x = chr(1) x (64 * %d); open F, ">/filled"; close F;
+while (1) { for my $page (0 .. 63) { substr($x, $page * %d + 12345, 1) = "a"; select undef, undef, undef, 0.02 } }""" % (HUGE, HUGE)
+
+
+def test_small_writes_into_huge_pages(guests, make_box):  # noqa: F811
+    """With Debian's `always`: a byte in each of them is written to again and again. Sent is what was written to, and not the
+    two megabytes around it."""
+    for node in guests.nodes:
+        guests.sh(node, "echo always >/sys/kernel/mm/transparent_hugepage/enabled")
+    box = make_box("huge", "redis", 28).answers(6379)
+    box.exec("sh", "-c", f"setsid perl -e '{TOUCHES}' </dev/null >/dev/null 2>&1 & until [ -e /filled ]; do sleep 0.1; done; sleep 0.5")
+    huge = int(guests.sh("node1", "awk '/^AnonHugePages/ {print $2}' /proc/$(pgrep -x perl)/smaps_rollup"))
+    assert huge << 10 > 48 * HUGE
+    report = box.migrate("--mode", "precopy", "--max-downtime", "1000")
+    rounds = [phase["bytes"] for phase in report["phases"] if re.fullmatch(r"memory \d+", phase["name"])]
+    assert rounds[0] > 64 * HUGE
+    # 64 pages in 1.3 s. As huge pages that would be 100 MB a second.
+    assert report["dirty_rate"] < 8 << 20, report
+    assert sum(rounds[1:]) < 4 << 20, report
+    assert guests.sh("node2", "pgrep -x perl")
+
+
 @pytest.mark.parametrize("pages", ["madvise", "never"])
 @pytest.mark.parametrize("mode", MODES[1:])
 def test_write_load(guests, make_box, mode, pages):  # noqa: F811

@@ -41,6 +41,8 @@ TEST(NodeConfig, SaysWhichLineIsWrong) {
        "node.toml:1: ssh_keys: expected a line of authorized_keys"},
       {"ssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey0fAnOperatorThatIsNobodysOwn0\\nssh-rsa x\"]\n",
        "node.toml:1: ssh_keys: expected a line of authorized_keys"},
+      {"fleet_keys = [\"restrict ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey0fNode8ThatIsNobodysOwnKey00\"]\n",
+       "node.toml:1: fleet_keys: expected a line of authorized_keys"},
       {"[[interface]]\nbridge = true\n", "node.toml:1: interface.mac is missing"},
       {"[[interface]]\nmac = \"53:54:00:77:01:01\"\n", "node.toml:2: interface.mac: expected six pairs"},
       {"[[interface]]\nmac = \"52:54:00:77:01\"\n", "node.toml:2: interface.mac: expected six pairs"},
