@@ -200,11 +200,13 @@ void Rounds::memory_round(Plan& plan, int number, uint64_t files) {
   plan.sent(sent, written_.bytes() + files);
 }
 
-void Rounds::last_memory() {
-  if (!memory_) return;
+uint64_t Rounds::last_memory() {
+  if (!memory_) return 0;
   const auto processes = box::processes_of(group_);
   if (dirty_) written_.add(dirty_->take(processes));
+  const uint64_t bytes = dirty_ ? written_.bytes() : size_.memory_bytes;
   memory_->serve(processes, std::move(written_), goal_.mode == Mode::kPrecopy);
+  return bytes;
 }
 
 Rounds::ImagesAhead::ImagesAhead(Rounds& rounds)

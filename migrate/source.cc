@@ -201,7 +201,6 @@ class SourceNode {
     report_.rounds = plan.rounds();
     report_.bandwidth = plan.bandwidth();
     report_.dirty_rate = plan.dirty_rate();
-    follows_ = plan.dirty();
     if (plan.next() == Plan::Next::kCannot) throw plan.refusal(name_, request_.to);
     base::pause_point("source.rounds");
     return State::kFreeze;
@@ -232,7 +231,7 @@ class SourceNode {
     close_and_freeze(gate, *init);
     require_movable(hello_.config, group_.pids(), *init);  // what has come since the preflight
     base::pause_point("source.frozen");
-    rounds_.last_memory();
+    follows_ = rounds_.last_memory();
     Step step = phase("dump");
     Report::Phase round{"last round"}, images{"images"};
     if (lazy_) ahead.emplace(rounds_);

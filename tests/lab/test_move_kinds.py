@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import ROOT, checked, command_line, lines, no_time_limit, until
@@ -21,7 +22,7 @@ open-file deleted-dense deleted-sparse deleted-mapped deleted-directory renamed
 flock posix-lock ofd-lock lease inotify fanotify epoll eventfd timerfd pipe-data pipe-between fifo
 mounts mount-namespace chroot proc-mount sysfs-mount devpts-mount mqueue-mount
 private-memory lazy-memory shared-memory memfd sysv-shm sysv-sem sysv-msg aio robust-futex threads
-tcp-listen tcp-client tcp-server tcp-loopback tcp-half-closed tcp-ended tcp-full-queue tcp-time-wait
+tcp-listen tcp-client tcp-server tcp-loopback tcp-half-closed tcp-half-closed-outside tcp-ended tcp-full-queue tcp-time-wait
 tcp-syn-sent tcp-unconnected udp raw-socket packet-socket netlink unix-sockets unix-names unix-passed unix-peers mptcp
 clocks pending-signals signal-handlers signalfd posix-timers interval-timers sleeps stopped zombie
 terminal-shell stopped-job raw-terminal terminal-data
@@ -168,16 +169,18 @@ class Kinds(Box):
 
 
 class Peer:
-    """What the kinds talk to: on the client machine, port 7001 echoes, 7002 reads nothing until told to, and 7003
-    answers no handshake until told to."""
+    """What the kinds talk to: on the client machine, port 7001 echoes, 7002 reads nothing until told to, 7003
+    answers no handshake until told to, 7004 says all and goes on listening, and 7005 hears all and goes on talking."""
 
     def __init__(self, lab):
         self.lab, self.silent = lab, None
-        self.sockets = []
+        self.sockets, self.heard = [], b""
         self._listen(socket.AF_INET, 7001, self._echo)
         self._listen(socket.AF_INET6, 7001, self._echo)
         self._listen(socket.AF_INET, 7003, self._echo)
         self._listen(socket.AF_INET, 7002, self._keep)
+        self._listen(socket.AF_INET, 7004, self._hear)
+        self._listen(socket.AF_INET, 7005, self._talk)
         self._nft("add table inet kinds; add chain inet kinds in { type filter hook input priority 0; }; "
                   "add rule inet kinds in tcp dport 7003 drop")
 
@@ -226,6 +229,20 @@ class Peer:
     def _keep(self, connection):
         self.silent = connection
 
+    def _hear(self, connection):
+        connection.sendall(b"all")
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while piece := connection.recv(65536):
+                self.heard += piece
+
+    def _talk(self, connection):
+        with contextlib.suppress(OSError):
+            assert connection.recv(1) == b""
+            while True:
+                connection.sendall(b"tick")
+                time.sleep(0.1)
+
 
 @pytest.fixture(scope="module")
 def moved(lab, templates, program):
@@ -245,10 +262,10 @@ def moved(lab, templates, program):
                     answers.append(connection.recv(100))
 
             ask(b"before")
-            for turn in (1, 2):
+            for turn, mode in ((1, "precopy"), (2, "hybrid")):
                 if turn == 2:
                     peer.answer_handshakes()
-                box.migrate()
+                assert box.migrate("--mode", mode)["mode"] == mode
                 ask(b"after %d" % turn)
                 box.look(kinds)
             rest = []
@@ -258,7 +275,7 @@ def moved(lab, templates, program):
             sent = int(box.place("tcp-full-queue/sent").read_text())
             received = peer.read_all()
         yield {"setup": setup, "says": {kind: box.says(kind) for kind in kinds}, "answers": answers, "rest": rest,
-               "sent": sent, "received": received}
+               "sent": sent, "received": received, "heard": peer.heard}
     finally:
         peer.close()
         box.destroy()
@@ -282,6 +299,7 @@ def test_is_forgotten(moved, kind):
 def test_connections_from_outside(moved):
     assert moved["answers"] == [b"before"] * 2 + [b"after 1"] * 2 + [b"after 2"] * 2
     assert moved["rest"] == [b"the end"] * 2  # the client has said all, and still gets an answer
+    assert moved["heard"] == b"still 1 still 2 "  # who has said all, and still hears
 
 
 def test_full_send_queue_arrives_whole(moved):

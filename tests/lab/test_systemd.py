@@ -251,8 +251,8 @@ def test_whole_server(lab, make_systemd_box, before, tmp_path):
     bench = lab.popen("client", *pgbench, "-c", "2", "-T", "12", "-n", "--max-tries=1")
     web = lab.connect("client", box.ip4, 80, timeout=60)
     head = b"HEAD / HTTP/1.1\r\nHost: sdfull\r\n\r\n"
-    for _ in range(2):
-        box.migrate()
+    for mode in ("postcopy", "hybrid"):
+        assert box.migrate("--mode", mode)["mode"] == mode
         client.check()
         web.sendall(head)  # on the connection from before
         assert web.recv(4096).startswith(b"HTTP/1.1 200 OK")

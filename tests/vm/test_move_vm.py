@@ -328,6 +328,68 @@ def test_destination_has_no_space_left(guests, moved, full, expected):  # noqa: 
     moves_after_all(guests, move, client)
 
 
+def test_source_disk_is_full(guests, moved):  # noqa: F811
+    client = Counter(guests, moved.ip4)
+    redis = Redis(guests, moved.ip4)
+    redis("CONFIG", "SET", "appendonly", "no")  # the box needs no room either
+    move = Move(guests, moved, "source.prepared", "precopy")
+    filled = f"{DROVER}/filled"
+    guests.sh(move.source, f"fallocate -l $(df --output=avail -B1 {DROVER} | tail -n 1) {filled} || :; "
+              f"dd if=/dev/zero of={filled}.more bs=4k status=none || :")
+    try:
+        status = move.go_on()
+    finally:
+        guests.sh(move.source, f"rm -f {filled} {filled}.more")
+    assert status in (0, 3, 4), move.err
+    unguarded(guests, move)
+    settle(guests)
+    assert moved.states() == {move.source if status == 3 else move.destination: "running"}
+    redis("CONFIG", "SET", "appendonly", "yes")
+    client.finish()
+
+
+def test_destination_memory_is_short(guests, moved):  # noqa: F811
+    """The look beforehand says so."""
+    other = moved.other()
+    free = int(guests.sh(other, "awk '/^MemAvailable/ {print $2}' /proc/meminfo"))
+    guests.sh(other, f"mkdir -p /srv/taken; mount -t tmpfs -o size=100% taken /srv/taken; "
+              f"dd if=/dev/zero of=/srv/taken/memory bs=1M count={free // 1024 - 60} status=none")
+    try:
+        refused = moved.migrate(check=False)
+    finally:
+        guests.sh(other, "umount /srv/taken")
+    assert refused.returncode == 1, refused.stderr
+    said = json.loads(refused.stderr.splitlines()[-1])
+    assert re.search(f"{other} has \\d+ MiB? of memory free, and box {moved.name} needs \\d+ MiB? to be restored", said["error"]), said
+    assert said["hint"] == "choose a node with more memory"
+    moved.migrate()
+
+
+def test_slow_link(guests, moved):  # noqa: F811
+    client = Counter(guests, moved.ip4)
+    fill(Redis(guests, moved.ip4), 8)
+    for node in guests.nodes:
+        guests.sh(node, "tc qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 100ms")
+    try:
+        report = moved.migrate("--mode", "hybrid", timeout=160)
+    finally:
+        for node in guests.nodes:
+            guests.sh(node, "tc qdisc del dev eth0 root")
+    assert report["outcome"] == "moved"
+    check_filled(Redis(guests, moved.ip4), 8)
+    client.finish()
+
+
+def test_second_migrate(guests, moved):  # noqa: F811
+    client = Counter(guests, moved.ip4)
+    move = Move(guests, moved, "source.leaving", "precopy")
+    second = guests.exec(move.source, "drover-node", "box", "migrate", moved.name, "--to", move.destination, check=False)
+    assert second.returncode == 1 and f"box {moved.name} is busy" in second.stderr, second.stderr
+    assert move.go_on() == 0, move.err
+    assert moved.states() == {move.destination: "running"}
+    client.finish()
+
+
 @contextlib.contextmanager
 def set_clocks(guests, jump):  # noqa: F811
     for node in guests.nodes:
