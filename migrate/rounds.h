@@ -40,8 +40,8 @@ class Rounds {
   /// returns was predicted as soon as wire and box had been measured, in a move that began at `start`: after
   /// the first round of memory, and its freeze now.
   Forecast run(Plan& plan, const std::string& id, std::chrono::steady_clock::time_point start);
-  /// The box is frozen: begins to send the memory that the destination needs before it has the box. Returns the
-  /// bytes of all that it lacks.
+  /// The box is frozen: begins to send the memory that the destination needs before it has the box. Returns
+  /// the bytes of all that it lacks.
   uint64_t last_memory();
   /// The box is frozen, and CRIU has dumped it. Returns bytes, as `images` does.
   uint64_t last_files() { return send_layer(true).bytes; }
