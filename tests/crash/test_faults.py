@@ -361,6 +361,23 @@ def test_box_ends_while_it_is_frozen(lab, rack, tmp_path):
     rack.check(move.source)
 
 
+@pytest.mark.parametrize("mode", ["stop", "precopy"])
+def test_what_cannot_be_undone_is_told(lab, rack, tmp_path, mode):
+    move = Halted(rack.box, "source.frozen", tmp_path, "--mode", mode, "--force")
+    journal = f"{DROVER}/boxes/{rack.box.name}/move.journal"
+    lab.exec(move.source, "chattr", "+i", journal)
+    try:
+        os.kill(move.pids["source"], signal.SIGINT)
+        assert move.go_on() == 4, move.err
+    finally:
+        lab.exec(move.source, "chattr", "-i", journal)
+    assert json.loads(move.out)["outcome"] == "failed"
+    assert any("cannot undo" in line for line in move.err.splitlines()), move.err
+    rack.client.check()  # the box goes on all the same
+    settle(lab, move, "source first")
+    rack.check(move.source)
+
+
 def test_commands_where_the_box_was_given_away(lab, rack, tmp_path):
     move = Halted(rack.box, "source.given", tmp_path)
     move.kill("source")
@@ -369,7 +386,7 @@ def test_commands_where_the_box_was_given_away(lab, rack, tmp_path):
                   ["checkpoint", name, "/tmp/given"]):
         done = lab.exec(move.source, "drover-node", "box", *words, check=False)
         assert done.returncode == 1, (words, done.stderr)
-        assert done.stderr.startswith(f"error: box {name} was given to {move.destination}: this node must not touch it"), done.stderr
+        assert f"error: box {name} was given to {move.destination}: this node must not touch it" in done.stderr, words
     move.go_on()
     settle(lab, move, "source first")
     rack.check(move.destination)

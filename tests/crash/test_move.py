@@ -56,9 +56,11 @@ BEFORE_GIVEN = [point for point in POINTS if point.startswith("source.") and poi
 
 @pytest.mark.leaves
 @pytest.mark.limit(240)
+@pytest.mark.parametrize("mode", ["stop", "precopy", pytest.param("postcopy", marks=pytest.mark.exhaustive),
+                                  pytest.param("hybrid", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("point", BEFORE_GIVEN)
-def test_interrupted(lab, rack, tmp_path, point):
-    move = Halted(rack.box, point, tmp_path)
+def test_interrupted(lab, rack, tmp_path, point, mode):
+    move = Halted(rack.box, point, tmp_path, "--mode", mode, "--force")
     os.kill(move.child.pid, signal.SIGINT)
     status = move.go_on()
     assert status == (3 if point_is_frozen(point) else 130), move.err

@@ -175,8 +175,8 @@ class Generator {
       case kArrive:
         return go("writes arriving", [m](State& s, Node& node) {
           node.seen.arriving = 1;
-          node.seen.a_epoch = s.epoch[m];
-          node.seen.a_last_move = 0;
+          node.seen.a_epoch = static_cast<uint8_t>(s.epoch[m] + 1);
+          node.seen.a_last_move = static_cast<uint8_t>(m + 1);
           node.seen.a_step = kArriving;
           node.seen.a_move = m;
           node.pc = kArriveSync;
@@ -290,15 +290,6 @@ class Generator {
       case kSayRunning:
         return go("says running", [m](State& s, Node& node) {
           if (node.tail == kReceiver && node.process == kRuns) send(s, m, kRunningSent);
-          node.pc = kNote;
-        });
-      case kNote:
-        return go("writes the epoch", [m](State& s, Node& node) {
-          for (Disk* d : {&node.seen, &node.disk}) {
-            const auto epoch = static_cast<uint8_t>(s.epoch[m] + 1), last = static_cast<uint8_t>(m + 1);
-            if (d->arriving) d->a_epoch = epoch, d->a_last_move = last;
-            if (d->here) d->epoch = epoch, d->last_move = last;
-          }
           node.pc = kName;
         });
       case kName:
@@ -429,6 +420,9 @@ class Generator {
       else if (now.brings == kHasAll && now.pc == kIdle && now.seen.here && now.seen.step == kMineStep)
         step(Kind::kProgress, n, "ends the move, with all memory",
              [m](State&, Node& node) { begin(node, kWhole, m, kBringer); });
+      else if (now.brings == kHasAll && now.pc == kIdle && now.seen.arriving && now.seen.a_step == kMineStep)
+        step(Kind::kProgress, n, "takes over what a killed receiver has left",
+             [this, m](State& s, Node& node) { take_over(s, node, m, kNoTail); });
     }
     if (!limits_.lazy || now.pc != kIdle || !now.seen.here || now.seen.step != kGiven) return;
     const uint8_t m = now.seen.move;

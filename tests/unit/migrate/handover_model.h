@@ -70,7 +70,6 @@ enum Pc : uint8_t {
   kMineSync,
   kRun,
   kSayRunning,
-  kNote,
   kName,
   kNameSync,
   kEnd,
