@@ -13,7 +13,7 @@ import time
 import pytest
 from boxes import inside_program
 from conftest import command_line, lines, until
-from moves import (DROVER, Box, Counter, check_filled, fill, increments_on_disk, members, nothing_remains, parent,
+from moves import (DROVER, Box, Counter, Halted, check_filled, fill, increments_on_disk, members, nothing_remains, parent,
                    processes, recover, served, started_processes, state)
 from test_move import Postgres
 
@@ -67,6 +67,7 @@ def test_redis_under_load_there_and_back_three_times(lab, make_box, before, mode
             assert bytes_of(report, "memory 0") > 48 << 20
             assert bytes_of(report, "memory") < 24 << 20  # what was written since, and is not known to be the same
         assert bytes_of(report, "images") < 8 << 20  # the memory was not in them
+        assert report["wire_bytes"] < 0.8 * report["bytes"]  # it was packed
         for client in clients:
             client.check()
         nothing_remains(lab, box, box.other(), before)
@@ -74,6 +75,21 @@ def test_redis_under_load_there_and_back_three_times(lab, make_box, before, mode
     check_filled(clients[0].other(), 48)
     acknowledged = sum(client.finish() for client in clients)
     assert increments_on_disk(box) >= acknowledged
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("point", ["source.frozen", "source.dumped", "destination.network", "source.given"])
+def test_no_port_is_opened(lab, make_box, before, tmp_path, point):
+    """CRIU's page server and its lazy pages would have one each."""
+    box = make_box("portless", "redis", 83).answers(6379)
+
+    def ports():
+        return {node: sorted({line.split()[4] for line in lab.exec(node, "ss", "-Hltun").stdout.splitlines()}) for node in lab.nodes}
+
+    idle = ports()
+    move = Halted(box, point, tmp_path, *MODE)
+    assert ports() == idle and all(port.endswith(":22") for found in idle.values() for port in found), idle
+    assert move.go_on() == 0, move.err
 
 
 @pytest.mark.limit(120)
