@@ -383,6 +383,12 @@ def criu_on(lab, node):
     return [pid for pid in members(lab, node) if lines(f"/proc/{pid}/comm") == ["criu"]]
 
 
+def criu_that_dumps(lab, node):
+    """CRIU's pid. It is started just before the freeze, and may not be that program yet when the box is frozen."""
+    (criu,) = until("CRIU has begun", lambda: criu_on(lab, node))
+    return criu
+
+
 def criu_has_dumped(lab, rack, tmp_path, mode):
     """A move at the post-dump notification of CRIU's, which waits for us; CRIU's pid; and what lets the move go on."""
     upper = rack.box.upper()
@@ -395,7 +401,7 @@ def criu_has_dumped(lab, rack, tmp_path, mode):
     network = lab.node(move.source).path(f"/run/drover/boxes/{rack.box.name}/images/network.json")
     until("CRIU has dumped", network.exists, timeout=40)
     time.sleep(0.3)
-    (criu,) = criu_on(lab, move.source)
+    criu = criu_that_dumps(lab, move.source)
     return move, criu, lambda: os.kill(move.pids["transport"], signal.SIGCONT)
 
 

@@ -39,6 +39,8 @@ def carried(pid):
 class InARound:
     """A move in a round of memory, to which both connections contribute."""
 
+    once = None  # as in moves.Halted
+
     def __init__(self, rack, mode):
         self.lab, self.box = rack.lab, rack.box
         self.source, self.destination = rack.box.node(), rack.box.other()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conftest import lines, until
-from moves import Halted, check_filled, criu_has_dumped, criu_on, criu_that_restores, fill, has_ended, hung, settle
+from moves import Halted, check_filled, criu_has_dumped, criu_that_dumps, criu_that_restores, fill, has_ended, hung, settle
 from rack import rack, shared  # noqa: F401: fixtures
 
 pytestmark = [pytest.mark.leaves, pytest.mark.limit(240)]
@@ -49,7 +49,7 @@ HANGS = "CRIU did not freeze the box into images: it has not run for 30 s"
 
 def test_criu_hangs_before_it_dumps(lab, rack, tmp_path):
     move = Halted(rack.box, "source.frozen", tmp_path, "--mode", "stop", "--force")
-    (criu,) = criu_on(lab, move.source)
+    criu = criu_that_dumps(lab, move.source)
     freezing_is_given_up(move, rack, criu, lambda: None, HANGS, 30, 50)
 
 
@@ -64,7 +64,7 @@ def test_criu_hangs_after_its_dump(lab, rack, tmp_path, mode):
 def test_interrupt_when_criu_hangs(lab, rack, tmp_path, mode):
     """It is given a few seconds."""
     move = Halted(rack.box, "source.frozen", tmp_path, "--mode", mode, "--force")
-    (criu,) = criu_on(lab, move.source)
+    criu = criu_that_dumps(lab, move.source)
     freezing_is_given_up(move, rack, criu, lambda: os.kill(move.pids["source"], signal.SIGINT), "interrupted", 3, 15)
 
 
@@ -75,7 +75,7 @@ def test_criu_is_stopped_while_it_dumps(lab, rack, tmp_path, mode, delay_ms):
     """Anywhere. Half of these times it has its code in the box, and is the only one that can take it out: so it is woken up, and told
     to give up."""
     move = Halted(rack.box, "source.frozen", tmp_path, "--mode", mode, "--force")
-    (criu,) = criu_on(lab, move.source)
+    criu = criu_that_dumps(lab, move.source)
     before = lines(f"/proc/{criu}/schedstat")
     move.resume()
     until("CRIU works", lambda: lines(f"/proc/{criu}/schedstat") != before, pause=0)

@@ -10,7 +10,7 @@ import struct
 
 import pytest
 from conftest import lines, until
-from moves import DROVER, Box, Counter, Redis, criu_on, hung, nothing_remains, processes, recover, started_processes, state
+from moves import DROVER, Box, Counter, Redis, criu_that_dumps, hung, nothing_remains, processes, recover, started_processes, state
 from test_move_files import difference, dump, in_box, make_files
 
 SAVED = ["box", "file", "outcome", "epoch", "bytes", "total_ms", "freeze_ms", "phases"]
@@ -404,7 +404,7 @@ def test_checkpoint_is_interrupted_when_criu_hangs(lab, make_box, save, file):
     box = make_box("shelf", "redis", 60).answers(6379)
     client = Counter(lab, box.ip4)
     paused = Paused(lab, "node1", "checkpoint.frozen", "checkpoint", "shelf", str(file))
-    (criu,) = criu_on(lab, "node1")
+    criu = criu_that_dumps(lab, "node1")
     with hung(lab, "node1", criu):
         assert paused.end(signal.SIGINT, signal.SIGCONT) == 3
     assert list(file.parent.iterdir()) == []
