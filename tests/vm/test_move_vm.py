@@ -328,11 +328,11 @@ def test_destination_has_no_space_left(guests, moved, full, expected):  # noqa: 
     moves_after_all(guests, move, client)
 
 
-def test_source_disk_is_full(guests, moved):  # noqa: F811
-    client = Counter(guests, moved.ip4)
-    redis = Redis(guests, moved.ip4)
-    redis("CONFIG", "SET", "appendonly", "no")  # the box needs no room either
-    move = Move(guests, moved, "source.prepared", "precopy")
+def test_source_disk_is_full(guests, make_box):  # noqa: F811
+    box = make_box("full", "redis", 29).answers(6379)
+    only_in_memory(guests, box, 1)  # the box needs no room either
+    client = Counter(guests, box.ip4)
+    move = Move(guests, box, "source.prepared", "precopy")
     filled = f"{DROVER}/filled"
     guests.sh(move.source, f"fallocate -l $(df --output=avail -B1 {DROVER} | tail -n 1) {filled} || :; "
               f"dd if=/dev/zero of={filled}.more bs=4k status=none || :")
@@ -343,8 +343,7 @@ def test_source_disk_is_full(guests, moved):  # noqa: F811
     assert status in (0, 3, 4), move.err
     unguarded(guests, move)
     settle(guests)
-    assert moved.states() == {move.source if status == 3 else move.destination: "running"}
-    redis("CONFIG", "SET", "appendonly", "yes")
+    assert box.states() == {move.source if status == 3 else move.destination: "running"}
     client.finish()
 
 
@@ -367,7 +366,8 @@ def test_destination_memory_is_short(guests, moved):  # noqa: F811
 
 def test_slow_link(guests, moved):  # noqa: F811
     client = Counter(guests, moved.ip4)
-    fill(Redis(guests, moved.ip4), 8)
+    redis = Redis(guests, moved.ip4)
+    fill(redis, 8)
     for node in guests.nodes:
         guests.sh(node, "tc qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 100ms")
     try:
@@ -376,7 +376,8 @@ def test_slow_link(guests, moved):  # noqa: F811
         for node in guests.nodes:
             guests.sh(node, "tc qdisc del dev eth0 root")
     assert report["outcome"] == "moved"
-    check_filled(Redis(guests, moved.ip4), 8)
+    check_filled(redis, 8)
+    redis.close()
     client.finish()
 
 
