@@ -45,6 +45,10 @@ bool keep_box(const base::Context& context, const box::Config& config) {
   return goes_on;
 }
 
+base::Error with_lost_box(const base::Error& e, const std::string& box) {
+  return base::Error(e).hint("it has ended meanwhile: `drover-node box start " + box + "` starts it anew");
+}
+
 void forget_box(const base::Context& context, const box::Config& config, uint64_t new_epoch) {
   const box::Paths paths = box::paths_of(context, config.name);
   box::tear_down(context, paths, config.name);

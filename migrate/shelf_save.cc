@@ -255,9 +255,7 @@ void checkpoint_box(base::Context& context, const CheckpointRequest& request, Fi
       e.exit(base::Exit::kNeedsRecover);
     else if (saving.frozen())
       e.exit(base::Exit::kRolledBack);
-    if (saving.lost())
-      e = base::Error(e).hint("it has ended meanwhile: `drover-node box start " + request.box +
-                              "` starts it anew");
+    if (saving.lost()) e = with_lost_box(e, request.box);
     throw std::move(e);
   }
   report.outcome = request.stop ? "shelved" : "saved";

@@ -403,9 +403,7 @@ void move_box(base::Context& context, const MoveRequest& request, Report& report
     if (!source.given()) {
       const bool undone = source.roll_back(e);
       report.outcome = undone ? Outcome::kRolledBack : Outcome::kFailed;
-      if (source.lost())
-        e = base::Error(e).hint("it has ended meanwhile: `drover-node box start " + request.box +
-                                "` starts it anew");
+      if (source.lost()) e = with_lost_box(e, request.box);
       if (!undone)
         e.exit(base::Exit::kNeedsRecover);
       else if (source.frozen())
