@@ -69,6 +69,9 @@ Rounds::Rounds(base::Context& context, const MoveRequest& request, const Goal& g
       group_(paths.cgroup) {}
 
 BoxSize Rounds::prepare() {
+  image_ = box::has_image(paths_);
+  layer_ = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
+  blocks_ = BlockWatch::start(layer_.get());
   if (goal_.mode != Mode::kStop) {
     Step step(context_.progress, report_.phases, "gather");
     step.of_box = false;
@@ -83,7 +86,7 @@ BoxSize Rounds::prepare() {
            .huge_pages = huge / kHugePageSize,
            .shared_bytes = shared_bytes_of(pids),
            .processes = static_cast<unsigned>(pids.size()),
-           .image_bytes = box::image_bytes_on_disk(paths_)};
+           .image_bytes = blocks_ ? 0 : box::image_bytes_on_disk(paths_)};
   return size_;
 }
 
@@ -129,8 +132,6 @@ Sent Rounds::noise(uint64_t layer_bytes) {
 }
 
 Forecast Rounds::run(Plan& plan, const std::string& id, Clock::time_point start) {
-  image_ = box::has_image(paths_);
-  layer_ = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
   if (!image_) watch_ = ChangeWatch::start(layer_.get());
   if (goal_.mode == Mode::kPrecopy || goal_.mode == Mode::kHybrid) dirty_.emplace();
   std::optional<Forecast> predicted;
@@ -140,7 +141,8 @@ Forecast Rounds::run(Plan& plan, const std::string& id, Clock::time_point start)
     const TreeStats sent = file_round(plan, number);
     const uint64_t before = std::exchange(files, sent.bytes);
     if (number > 0) {
-      plan.files(files, image_ ? 0 : sent.read + shared_writable_bytes(group_.pids()));
+      const uint64_t not_seen = image_ || blocks_ ? 0 : shared_writable_bytes(group_.pids());
+      plan.files(files, image_ && !blocks_ ? 0 : sent.read + not_seen);
       // The box has written on, and the destination's disk may be slow.
       if (dirty_) {
         written_.add(dirty_->take(box::processes_of(group_)));
@@ -239,8 +241,17 @@ TreeStats Rounds::send_layer(bool final) {
   SendOptions options;
   options.final = final;
   options.watch = watch_.get();
-  if (options.watch) options.open = files_open_for_writing(group_.pids(), layer_.get());
-  if (final && !image_) options.mapped(shared_writable_files(group_.pids(), layer_.get()));
+  options.blocks = blocks_.get();
+  if (image_) {
+    options.open.reset();
+  } else {
+    options.open = files_open_for_writing(group_.pids(), layer_.get());
+    auto mapped = shared_writable_files(group_.pids(), layer_.get());
+    if (final)
+      options.mapped(std::move(mapped));
+    else if (mapped && options.open)
+      options.open->merge(*mapped);
+  }
   return send(layer_.get(), sent_, std::move(options));
 }
 

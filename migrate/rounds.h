@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "box/cgroup.h"
 #include "box/node.h"
+#include "migrate/block_watch.h"
 #include "migrate/change_watch.h"
 #include "migrate/dirty.h"
 #include "migrate/memory.h"
@@ -88,8 +89,9 @@ class Rounds {
   base::Fd layer_;  ///< the private layer, or its image's directory
   bool image_ = false;
   std::unique_ptr<ChangeWatch>
-      watch_;          ///< of the private layer's file system, from round 0 on; not of an image
-  TreeSnapshot sent_;  ///< what the destination has of the private layer
+      watch_;  ///< of the private layer's file system, from round 0 on; not of an image
+  std::unique_ptr<BlockWatch> blocks_;  ///< of the private layer's large files, or its image
+  TreeSnapshot sent_;                   ///< what the destination has of the private layer
   std::optional<DirtyMemory> dirty_;
   TreeSnapshot images_;                 ///< what it has of CRIU's images
   DirtyMemory::Written written_;        ///< and not sent yet

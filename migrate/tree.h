@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "migrate/block_watch.h"
 #include "migrate/change_watch.h"
 #include "migrate/stream.h"
 #include "migrate/tree_snapshot.h"
@@ -57,6 +58,9 @@ struct SendOptions {
   ChangeWatch* watch = nullptr;
   /// With `watch`: what it is blind for (open_files.h). nullopt: not known, so everything is looked at.
   std::optional<FileSet> open = FileSet();
+  /// Given to every round: of large files that are written to only what it names is read again. It follows
+  /// those that stand in `open`, and those that a round found changed.
+  BlockWatch* blocks = nullptr;
   /// `always`, as mapped.h has it: where nobody can tell, everything is looked at.
   void mapped(std::optional<FileSet> files) {
     if (files)

@@ -16,8 +16,6 @@ constexpr size_t kWords = kBlockSize / sizeof(uint64_t);
 constexpr size_t kMostBlocks = (256 << 20) / sizeof(BlockSum);
 __extension__ using Wide = unsigned __int128;
 
-size_t blocks_of(uint64_t size) { return (size + kBlockSize - 1) / kBlockSize; }
-
 std::vector<uint64_t> random_words(size_t count) {
   std::vector<uint64_t> words(count);
   auto bytes = std::as_writable_bytes(std::span(words));
@@ -31,6 +29,15 @@ std::vector<uint64_t> random_words(size_t count) {
 }
 
 }  // namespace
+
+void FileBlocks::set(size_t first, const FileBlocks& sums, size_t count) {
+  std::ranges::copy(std::span(sums.sums_).first(count), std::span(sums_).subspan(first, count).begin());
+}
+
+void FileBlocks::keep(const FileBlocks& sent, size_t begin, size_t end) {
+  std::ranges::copy(std::span(sent.sums_).subspan(begin, end - begin),
+                    std::span(sums_).subspan(begin, end - begin).begin());
+}
 
 std::optional<FileBlocks> SentContents::room_for(uint64_t size) const {
   if (size > uint64_t{kMostBlocks} * kBlockSize || blocks_ + staged_blocks_ + blocks_of(size) > kMostBlocks)

@@ -8,10 +8,13 @@
 #include <unordered_map>
 #include <vector>
 
+#include "migrate/file_extents.h"
+
 namespace migrate {
 
 /// What the sender compares and sends of a large file: a page, and what databases write.
 inline constexpr size_t kBlockSize = 4096;
+constexpr size_t blocks_of(uint64_t bytes) { return (bytes + kBlockSize - 1) / kBlockSize; }
 /// Smaller files are sent whole.
 inline constexpr uint64_t kLeastPatch = 1 << 20;
 
@@ -28,10 +31,21 @@ class FileBlocks {
   [[nodiscard]] size_t size() const { return sums_.size(); }
   /// Also behind the end, where a longer file would have one.
   [[nodiscard]] bool is_hole(size_t block) const { return block >= size() || sums_[block] == BlockSum{}; }
-  /// Both have data in it, and the same.
-  [[nodiscard]] bool same(size_t block, const FileBlocks& other) const {
-    return !is_hole(block) && !other.is_hole(block) && sums_[block] == other.sums_[block];
+  /// This block and that one of `other` have data, and the same.
+  [[nodiscard]] bool same(size_t block, const FileBlocks& other, size_t of_other) const {
+    return !is_hole(block) && !other.is_hole(of_other) && sums_[block] == other.sums_[of_other];
   }
+  /// From `first` on they are the first `count` of `sums`.
+  void set(size_t first, const FileBlocks& sums, size_t count);
+  /// These blocks are as they were sent before.
+  void keep(const FileBlocks& sent, size_t begin, size_t end);
+
+  /// When it was read (BlockWatch::Written::number; 0: it was not followed), and where it lay then.
+  struct Read {
+    uint64_t number = 0;
+    std::vector<Extent> extents;
+  };
+  Read read;
 
  private:
   friend class SentContents;

@@ -12,8 +12,9 @@
 namespace migrate {
 
 template <class Take>
-void ContentSender::read_data(int fd, uint64_t size, uint64_t align, const std::string& path, Take take) {
-  for (uint64_t pos = 0; pos < size;) {
+void ContentSender::read_data(int fd, uint64_t from, uint64_t size, uint64_t align, const std::string& path,
+                              Take take) {
+  for (uint64_t pos = from; pos < size;) {
     off_t data = ::lseek(fd, static_cast<off_t>(pos), SEEK_DATA);
     if (data < 0 && errno == ENXIO) return;  // a hole up to the end
     if (data < 0) throw base::sys_error("cannot read {}", path);
@@ -47,15 +48,17 @@ size_t ContentSender::read_piece(int fd, uint64_t at, std::span<std::byte> piece
 }
 
 uint64_t ContentSender::whole(int fd, uint64_t size, FileBlocks* blocks, const std::string& path) {
-  read_data(fd, size, blocks ? kBlockSize : 1, path, [&](uint64_t offset, std::span<const std::byte> bytes) {
-    if (blocks) contents_.note(*blocks, offset, bytes);
-    extent(offset, bytes);
-  });
+  read_data(fd, 0, size, blocks ? kBlockSize : 1, path,
+            [&](uint64_t offset, std::span<const std::byte> bytes) {
+              if (blocks) contents_.note(*blocks, offset, bytes);
+              extent(offset, bytes);
+            });
   return std::exchange(sent_bytes_, 0);
 }
 
-uint64_t ContentSender::patch(int fd, uint64_t size, const FileBlocks& sent, FileBlocks& blocks,
-                              const std::string& path) {
+uint64_t ContentSender::patch(int fd, uint64_t size, const FileBlocks& sent, const BlockRanges& doubtful,
+                              FileBlocks* blocks, const std::string& path) {
+  FileBlocks sums(kPiece / kBlockSize);
   size_t next = 0;  // the first block of which nothing was said
   auto holes_until = [&](size_t end) {
     while (next < end) {
@@ -65,22 +68,30 @@ uint64_t ContentSender::patch(int fd, uint64_t size, const FileBlocks& sent, Fil
       if (next > first) hole(first, next, size);
     }
   };
-  read_data(fd, size, kBlockSize, path, [&](uint64_t offset, std::span<const std::byte> bytes) {
-    contents_.note(blocks, offset, bytes);
-    const size_t first = offset / kBlockSize, end = first + (bytes.size() + kBlockSize - 1) / kBlockSize;
+  auto compare = [&](uint64_t offset, std::span<const std::byte> bytes) {
+    contents_.note(sums, 0, bytes);
+    const size_t first = offset / kBlockSize, end = first + blocks_of(bytes.size());
+    if (blocks) blocks->set(first, sums, end - first);
     holes_until(first);
+    const auto same = [&](size_t block) { return sent.same(block, sums, block - first); };
     for (next = first; next < end;) {
-      while (next < end && blocks.same(next, sent)) ++next;
+      while (next < end && same(next)) ++next;
       const size_t from = next;
-      while (next < end && !blocks.same(next, sent)) ++next;
+      while (next < end && !same(next)) ++next;
       if (next == from) continue;
       const size_t begin = (from - first) * kBlockSize;
       out_.u8(static_cast<uint8_t>(PieceKind::kExtent));
       extent(offset + begin,
              bytes.subspan(begin, std::min(bytes.size() - begin, (next - from) * kBlockSize)));
     }
-  });
-  holes_until(blocks.size());
+  };
+  for (const BlockRange& range : doubtful) {
+    if (blocks) blocks->keep(sent, next, range.begin);
+    next = range.begin;
+    read_data(fd, range.begin * kBlockSize, std::min(range.end * kBlockSize, size), kBlockSize, path,
+              compare);
+    holes_until(range.end);
+  }
   return std::exchange(sent_bytes_, 0);
 }
 

@@ -22,17 +22,19 @@ class ContentSender {
   /// All of it as extents, noted in `blocks` unless that is nullptr. `path` is for messages. Returns the
   /// bytes sent.
   uint64_t whole(int fd, uint64_t size, FileBlocks* blocks, const std::string& path);
-  /// What differs from `sent`: runs of blocks, and holes where data was.
-  uint64_t patch(int fd, uint64_t size, const FileBlocks& sent, FileBlocks& blocks, const std::string& path);
+  /// What differs from `sent`: runs of blocks, and holes where data was. Only blocks that are `doubtful` are
+  /// read, the last one among them. Noted in `blocks` unless that is nullptr.
+  uint64_t patch(int fd, uint64_t size, const FileBlocks& sent, const BlockRanges& doubtful,
+                 FileBlocks* blocks, const std::string& path);
   [[nodiscard]] uint64_t read_bytes() const { return read_bytes_; }  ///< of all files so far
 
  private:
   static constexpr size_t kPiece = 256 << 10;
 
-  /// Calls `take(offset, bytes)` for all that is in the file and no hole. Pieces begin and end at multiples
-  /// of `align`, or at the end of the file.
+  /// Calls `take(offset, bytes)` for all that is in the file between `from` and `size`, and no hole. Pieces
+  /// begin and end at multiples of `align`, or at `size`.
   template <class Take>
-  void read_data(int fd, uint64_t size, uint64_t align, const std::string& path, Take take);
+  void read_data(int fd, uint64_t from, uint64_t size, uint64_t align, const std::string& path, Take take);
   /// Reads until `piece` is full, or the file ends. Returns the bytes read.
   static size_t read_piece(int fd, uint64_t at, std::span<std::byte> piece, const std::string& path);
   void extent(uint64_t offset, std::span<const std::byte> bytes);

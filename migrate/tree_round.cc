@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -31,6 +32,8 @@ constexpr uint32_t kNone = TreeSnapshot::kNone;
 
 // ext4 allows 65000 names of a file; the receiver's file system may allow fewer.
 constexpr uint32_t kWhiteoutLinks = 10'000;
+// Smaller files are read in about a millisecond.
+constexpr uint64_t kLeastFollowed = 4 << 20;
 
 /// One round on the sender's side. What was scanned is `now_`; what differs from `before_` is read
 /// again, opened by name. In a live tree a name may meanwhile be gone or be another file: then it
@@ -52,8 +55,9 @@ class Sender {
     std::set<ino_t> always;
     struct stat status;
     if (::fstat(root, &status) != 0) throw base::sys_error("cannot look at the tree");
+    device_ = status.st_dev;
     for (auto [device, ino] : options.always)
-      if (device == status.st_dev) always.insert(ino);
+      if (device == device_) always.insert(ino);
     struct statfs system;
     if (::fstatfs(root, &system) != 0) throw base::sys_error("cannot look at the tree");
     // Holes begin and end where its blocks do.
@@ -70,6 +74,7 @@ class Sender {
   TreeStats run() {
     out_.raw(kTreeMagic);
     out_.u8(before_.empty() ? kRoundZero : 0);
+    if (may_patch_ && options_.blocks && !options_.final) follow();
     if (may_patch_ && options_.renames) renames();
     if (difference_.change[0] != Change::kNone) enter_levels();
     directory(0);
@@ -240,15 +245,21 @@ class Sender {
     check_lower_links(at, status, *metadata);
     if (!enter_levels()) return false;
     const auto size = static_cast<uint64_t>(status.st_size);
-    const FileBlocks* sent = linked ? nullptr : sent_before(at);
+    const bool in_blocks = may_patch_ && !linked && size >= kLeastPatch && !twice_.contains(node.ino);
+    const FileBlocks* sent = in_blocks ? sent_before(at) : nullptr;
+    FileBlocks::Read read;
+    std::optional<BlockRanges> some;
+    if (in_blocks && options_.blocks) some = doubtful_of(fd.get(), at, size, sent, read);
     std::optional<FileBlocks> blocks;
-    if (may_patch_ && !linked && size >= kLeastPatch && !twice_.contains(node.ino))
-      blocks = contents_.room_for(size);
-    if (sent && blocks) {
+    // After the final round nobody asks. For a file of many GB it would take longer than all the rest.
+    if (in_blocks && !(options_.final && some)) blocks = contents_.room_for(size);
+    if (blocks) blocks->read = std::move(read);
+    if (sent && (blocks || some)) {
       out_.tag(Tag::kPatch);
       out_.name(now_.name(node));
       out_.u64(size);
-      stats_.bytes += content_.patch(fd.get(), size, *sent, *blocks, path(at));
+      stats_.bytes += content_.patch(fd.get(), size, *sent, some.value_or(all_of(size)),
+                                     blocks ? &*blocks : nullptr, path(at));
       out_.u8(static_cast<uint8_t>(PieceKind::kEnd));
     } else {
       out_.tag(Tag::kFile);
@@ -264,6 +275,37 @@ class Sender {
     done_ += size;
     if (options_.final && (::fstat(fd.get(), &status) != 0 || !is_still(node, status))) throw_changed(at);
     return true;
+  }
+
+  static BlockRanges all_of(uint64_t size) { return {{0, blocks_of(size)}}; }
+
+  /// What has to be read to compare a file with what was `sent` of it; nullopt: all of it, as nobody knows
+  /// what was written since. Has in `read` what the next round needs to know that.
+  std::optional<BlockRanges> doubtful_of(int fd, uint32_t at, uint64_t size, const FileBlocks* sent,
+                                         FileBlocks::Read& read) {
+    if (!options_.blocks->follows(now_.node(at).ino)) return std::nullopt;
+    const BlockWatch::Written written = options_.blocks->take(now_.node(at).ino);
+    // From now on a write of a page that was told already is told again.
+    if (!options_.final && ::fdatasync(fd) != 0) throw base::sys_error("cannot bring {} to disk", path(at));
+    auto extents = extents_of(fd);
+    if (!extents) return std::nullopt;
+    read = {written.number, std::move(*extents)};
+    if (!sent || sent->read.number == 0 || sent->read.number != written.since) return std::nullopt;
+    return doubtful(sent->read.extents, read.extents, written.blocks, sent->size(), blocks_of(size));
+  }
+
+  /// Large files that are written to.
+  void follow() {
+    std::map<ino_t, uint64_t> files;
+    for (uint32_t at = 0; at < now_.size(); ++at) {
+      const Node& node = now_.node(at);
+      if (!S_ISREG(node.mode) || node.absent || node.size < kLeastFollowed ||
+          difference_.change[at] != Change::kSend)
+        continue;
+      if (contents_.find(node.ino) || !options_.open || options_.open->contains({device_, node.ino}))
+        files.emplace(node.ino, node.size);
+    }
+    options_.blocks->follow(files);
   }
 
   /// The blocks of the file that the other side has under this name, and under no other.
@@ -389,6 +431,7 @@ class Sender {
   std::set<uint32_t> moved_here_;     ///< new ones: it has the file
   std::vector<Level> levels_;         ///< from the root to where the walk is
   std::vector<std::string> entered_;  ///< those that the other side knows of, with their metadata
+  dev_t device_ = 0;
   bool may_patch_ = false;
   size_t gone_ = kNotGone;  ///< the level that has vanished
   uint32_t last_link_id_ = 0, whiteout_id_ = 0, whiteout_links_ = 0;

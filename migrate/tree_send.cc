@@ -50,8 +50,8 @@ TreeStats send_tree(int root, Sink& sink, TreeSnapshot& last, const SendOptions&
     last = std::move(now);
   }
   last.watched_ = options.watch ? options.watch->taken() : 0;
-  base::debug("looked at {} names{}, {} differed", stats.scanned, changes ? " that may have changed" : "",
-              stats.entries + stats.removed);
+  base::debug("looked at {} names{}, {} differed, {} bytes of content were read", stats.scanned,
+              changes ? " that may have changed" : "", stats.entries + stats.removed, stats.read);
   return stats;
 }
 

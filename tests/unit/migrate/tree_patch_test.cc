@@ -235,18 +235,18 @@ TEST(SentContents, SumsAreOfTheContentAlone) {
   ASSERT_TRUE(blocks && other);
   contents.note(*blocks, 0, std::as_bytes(std::span(text)));
   EXPECT_TRUE(other->is_hole(0));
-  EXPECT_FALSE(blocks->same(0, *other));
+  EXPECT_FALSE(blocks->same(0, *other, 0));
   for (size_t bit = 0; bit < 8 * kBlockSize; bit += 37) {  // the smallest change, anywhere
     std::string changed = text.substr(0, kBlockSize);
     changed[bit / 8] ^= static_cast<char>(1 << (bit % 8));
     contents.note(*other, 0, std::as_bytes(std::span(changed)));
-    EXPECT_FALSE(blocks->same(0, *other)) << bit;
+    EXPECT_FALSE(blocks->same(0, *other, 0)) << bit;
   }
   contents.note(*other, 0, std::as_bytes(std::span(text)).first(kBlockSize));
-  EXPECT_TRUE(blocks->same(0, *other));
+  EXPECT_TRUE(blocks->same(0, *other, 0));
   contents.note(*other, kBlockSize, std::as_bytes(std::span("abc", 3)));
   contents.note(*blocks, kBlockSize, std::as_bytes(std::span("abc\0\0", 5)));
-  EXPECT_TRUE(blocks->same(1, *other));  // what is behind the end reads as zeros
+  EXPECT_TRUE(blocks->same(1, *other, 1));  // what is behind the end reads as zeros
   std::string zeros(kBlockSize, '\0');
   contents.note(*other, 0, std::as_bytes(std::span(zeros)));
   EXPECT_FALSE(other->is_hole(0));

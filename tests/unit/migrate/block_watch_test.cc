@@ -1,0 +1,289 @@
+#include "migrate/block_watch.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "migrate/tree_blocks.h"
+#include "tests/unit/migrate/tree_tools.h"
+
+namespace migrate {
+namespace {
+
+constexpr size_t kMiB = 1 << 20;
+// A page that is written to counts with the folio in which it lies.
+constexpr size_t kLittle = 2 * kMiB + 2 * kBlockSize;
+
+/// Two trees on the tests' directory, which has to lie on an ext4.
+class BlockWatchTest : public TreeTest {
+ protected:
+  void SetUp() override {
+    TreeTest::SetUp();
+    if (IsSkipped()) return;
+    const base::Fd root = base::open(from(), O_RDONLY | O_DIRECTORY);
+    watch_ = BlockWatch::start(root.get());
+    ASSERT_TRUE(watch_) << from() << " has to lie on an ext4";
+  }
+
+  std::string noise(size_t size) {
+    std::string text(size, '\0');
+    for (char& c : text) c = static_cast<char>(random_());
+    return text;
+  }
+  size_t below(size_t end) { return static_cast<size_t>(random_() % end); }
+  [[nodiscard]] base::Fd file(const std::string& name, int flags = O_RDWR) const {
+    return base::open(from(name), flags);
+  }
+  void put(const std::string& name, size_t at, std::string_view text, int flags = 0) const {
+    const base::Fd fd = file(name, O_WRONLY | flags);
+    ASSERT_EQ(text.size(), ::pwrite(fd.get(), text.data(), text.size(), static_cast<off_t>(at)));
+  }
+  /// Not where the holes are: ext4 shows what was allocated and never written as data once it was read.
+  [[nodiscard]] bool same(const std::string& name) const {
+    return base::read_file(from(name)) == base::read_file(to(name));
+  }
+  TreeStats live() { return round({.open = std::nullopt, .blocks = watch_.get()}); }
+  TreeStats last() { return round({.final = true, .blocks = watch_.get()}); }
+
+  /// One change of a file by a way of writing to it, at random.
+  void change(const std::string& name, const base::Fd& direct) {
+    const base::Fd fd = file(name);
+    struct stat status{};
+    ASSERT_EQ(0, ::fstat(fd.get(), &status));
+    const auto size = static_cast<size_t>(status.st_size);
+    const size_t at = below(size), length = std::array<size_t, 5>{1, 100, 4096, 70'000, 300'000}[below(5)];
+    const auto offset = static_cast<off_t>(at), count = static_cast<off_t>(length);
+    const auto whole = [](size_t bytes) { return static_cast<off_t>((bytes + 4095) / 4096 * 4096); };
+    switch (below(18)) {
+      case 0:
+      case 1:
+      case 2:
+        put(name, at, noise(length));
+        break;
+      case 3:
+      case 4:
+        store(fd, size);
+        break;
+      case 5:
+      case 6:
+      case 7: {
+        alignas(4096) static std::array<char, 65536> buffer;
+        for (size_t i = 0; i < buffer.size(); i += 8) buffer[i] = static_cast<char>(random_());
+        (void)!::pwrite(direct.get(), buffer.data(), below(2) ? 4096 : buffer.size(), offset / 4096 * 4096);
+        break;
+      }
+      case 8:
+        ::fsync(fd.get());
+        break;
+      case 9:
+        ::fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, count);
+        break;
+      case 10:
+        ::fallocate(fd.get(), FALLOC_FL_ZERO_RANGE, offset, count);
+        break;
+      case 11:
+        ::fallocate(fd.get(), FALLOC_FL_COLLAPSE_RANGE, offset / 4096 * 4096, whole(length));
+        break;
+      case 12:
+        if (size < 12 * kMiB)
+          ::fallocate(fd.get(), FALLOC_FL_INSERT_RANGE, offset / 4096 * 4096, whole(length));
+        break;
+      case 13:
+        (void)!::ftruncate(fd.get(),
+                           static_cast<off_t>(std::clamp<size_t>(below(2 * size), 5 * kMiB, 9 * kMiB)));
+        break;
+      case 14:
+        ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
+        break;
+      case 15: {
+        off_t in = static_cast<off_t>(below(size)), out = offset;
+        (void)!::copy_file_range(fd.get(), &in, fd.get(), &out, length, 0);
+        break;
+      }
+      case 16:
+        ::fallocate(fd.get(), 0, offset, count);
+        break;
+      default:
+        ::sync();
+        break;
+    }
+  }
+  void store(const base::Fd& fd, size_t size) {
+    void* at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    ASSERT_NE(MAP_FAILED, at);
+    for (size_t i = 0; i < 3; ++i) static_cast<char*>(at)[below(size)] ^= 1;
+    ::munmap(at, size);
+  }
+
+  std::mt19937_64 random_{11};
+  std::unique_ptr<BlockWatch> watch_;
+};
+
+TEST_F(BlockWatchTest, OnlyWhatWasWrittenIsRead) {
+  write("big", noise(64 * kMiB));
+  EXPECT_EQ(64 * kMiB, live().read);
+  for (const int flags : {0, O_SYNC}) {
+    put("big", 20 * kMiB + 5 * kBlockSize + 17, noise(1), flags);
+    const TreeStats stats = live();
+    EXPECT_EQ(kBlockSize, stats.bytes);
+    EXPECT_LE(stats.read, kLittle);
+    EXPECT_EQ("", trees_differ());
+  }
+  {
+    alignas(4096) static std::array<char, 8192> buffer = {1, 2, 3};
+    const base::Fd direct = file("big", O_WRONLY | O_DIRECT);
+    ASSERT_EQ(static_cast<ssize_t>(buffer.size()),
+              ::pwrite(direct.get(), buffer.data(), buffer.size(), 4096 * 77));
+  }
+  TreeStats stats = live();
+  EXPECT_EQ(2 * kBlockSize, stats.bytes);
+  EXPECT_LE(stats.read, kLittle);
+  put("big", kMiB + 4096, noise(1));
+  stats = last();
+  EXPECT_EQ(kBlockSize, stats.bytes);
+  EXPECT_EQ("", trees_differ());
+  put("big", 0, noise(1));
+  EXPECT_EQ(64 * kMiB, live().bytes) << "after the last round nobody knows";
+  EXPECT_EQ("", trees_differ());
+}
+
+TEST_F(BlockWatchTest, StoresThroughAMappingAreTold) {
+  write("big", noise(32 * kMiB));
+  live();
+  const base::Fd fd = file("big");
+  auto* at = static_cast<char*>(::mmap(nullptr, 32 * kMiB, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  ASSERT_NE(MAP_FAILED, at);
+  for (int i = 0; i < 3; ++i) {
+    at[9 * kMiB + 3 * kBlockSize] ^= 1;
+    const TreeStats stats = i < 2 ? live() : last();
+    EXPECT_EQ(kBlockSize, stats.bytes);
+    EXPECT_LE(stats.read, kLittle);
+    EXPECT_EQ("", trees_differ());
+  }
+  ::munmap(at, 32 * kMiB);
+}
+
+TEST_F(BlockWatchTest, AnyChangesArrive) {
+  uint64_t read = 0, there = 0;
+  for (uint64_t seed = 0; seed < 5; ++seed) {
+    random_.seed(seed);
+    last_ = {};
+    base::remove_tree(to());
+    base::make_directories(to());
+    write("big", noise(8 * kMiB));
+    const base::Fd direct = file("big", O_RDWR | O_DIRECT);
+    live();
+    for (int i = 0; i < 30; ++i) {
+      for (size_t acts = 1 + below(4); acts > 0; --acts) ASSERT_NO_FATAL_FAILURE(change("big", direct));
+      read += live().read;
+      there += last_.node(1).size;
+      ASSERT_TRUE(same("big")) << "seed " << seed << ", round " << i;
+    }
+    for (size_t acts = 1 + below(4); acts > 0; --acts) ASSERT_NO_FATAL_FAILURE(change("big", direct));
+    last();
+    ASSERT_TRUE(same("big")) << "seed " << seed;
+  }
+  EXPECT_LT(read, there * 2 / 3);
+}
+
+TEST_F(BlockWatchTest, AnyChangesWhileItIsReadArrive) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    random_.seed(seed);
+    last_ = {};
+    base::remove_tree(to());
+    base::make_directories(to());
+    for (const char* name : {"big", "bigger"}) write(name, noise(8 * kMiB));
+    std::atomic<bool> done = false;
+    std::thread writer([&] {
+      const base::Fd one = file("big", O_RDWR | O_DIRECT), two = file("bigger", O_RDWR | O_DIRECT);
+      while (!done) change(below(2) ? "big" : "bigger", below(2) ? one : two);
+    });
+    for (int i = 0; i < 8; ++i) live();
+    done = true;
+    writer.join();
+    last();
+    ASSERT_TRUE(same("big") && same("bigger")) << "seed " << seed;
+  }
+}
+
+TEST_F(BlockWatchTest, AFileThatIsFollowedLaterIsReadWholeOnce) {
+  write("first", noise(8 * kMiB));
+  write("second", noise(8 * kMiB));
+  const auto of = [&](FileSet open) { return round({.open = std::move(open), .blocks = watch_.get()}).read; };
+  struct stat status{};
+  ASSERT_EQ(0, ::stat(from("first").c_str(), &status));
+  of({{status.st_dev, status.st_ino}});
+  EXPECT_TRUE(watch_->follows(status.st_ino));
+  for (const uint64_t most : {8 * kMiB + 2 * kLittle, 2 * kLittle}) {
+    put("first", 8192, noise(5));
+    put("second", 8192, noise(5));
+    EXPECT_LE(of({}), most);
+    EXPECT_EQ("", trees_differ());
+  }
+}
+
+TEST_F(BlockWatchTest, WhatIsLostIsReadWhole) {
+  const base::Fd root = base::open(from(), O_RDONLY | O_DIRECTORY);
+  watch_ = BlockWatch::start(root.get(), 4096);  // room for some fifty events
+  ASSERT_TRUE(watch_);
+  write("big", noise(32 * kMiB));
+  live();
+  for (int i = 0; i < 3; ++i) {
+    {
+      const base::Fd fd = file("big");
+      for (size_t at = 4096; at < 32 * kMiB; at += 8192)
+        ASSERT_EQ(1, ::pwrite(fd.get(), "x", 1, static_cast<off_t>(at + i)));
+    }
+    EXPECT_EQ(32 * kMiB, live().read);
+    EXPECT_EQ("", trees_differ());
+    put("big", 4096, noise(5));
+    EXPECT_LE(live().read, kLittle) << "it is known again";
+    EXPECT_EQ("", trees_differ());
+  }
+}
+
+TEST_F(BlockWatchTest, WhoHasNoFileOrNoRoundHasNoAnswer) {
+  EXPECT_FALSE(watch_->follows(5));
+  EXPECT_EQ(0, watch_->take(5).since);
+  watch_->follow({{5, 1}});
+  EXPECT_TRUE(watch_->follows(5));
+  const auto first = watch_->take(5), second = watch_->take(5);
+  EXPECT_EQ(0, first.since);
+  EXPECT_EQ(first.number, second.since);
+  EXPECT_NE(first.number, second.number);
+  std::map<ino_t, uint64_t> many;
+  for (ino_t ino = 10; ino < 500; ++ino) many[ino] = ino;
+  watch_->follow(many);
+  EXPECT_TRUE(watch_->follows(5)) << "those that are followed stay";
+  EXPECT_TRUE(watch_->follows(499)) << "the largest ones";
+  EXPECT_FALSE(watch_->follows(10)) << "as many as there is room for";
+}
+
+TEST_F(BlockWatchTest, OtherFileSystemsAreNotFollowed) {
+  const base::Fd proc = base::open("/proc", O_RDONLY | O_DIRECTORY);
+  EXPECT_FALSE(BlockWatch::start(proc.get()));
+}
+
+TEST(FileExtents, WhatLiesElsewhereIsDoubtful) {
+  const std::vector<Extent> before = {{{0, 10}, 1 << 20}, {{20, 30}, 2 << 20}};
+  EXPECT_EQ((BlockRanges{{10, 20}, {29, 30}}), doubtful(before, before, {}, 30, 30));
+  EXPECT_EQ((BlockRanges{{3, 5}, {10, 20}, {29, 30}}), doubtful(before, before, {{3, 5}}, 30, 30));
+  EXPECT_EQ((BlockRanges{{9, 20}, {25, 40}}), doubtful(before, before, {{9, 12}, {25, 90}}, 30, 40));
+  const std::vector<Extent> moved = {
+      {{0, 4}, 1 << 20}, {{4, 10}, 9 << 20}, {{20, 30}, (2 << 20) + kBlockSize}};
+  EXPECT_EQ((BlockRanges{{4, 30}}), doubtful(before, moved, {}, 30, 30));
+  const std::vector<Extent> merged = {
+      {{0, 5}, 1 << 20}, {{5, 10}, (1 << 20) + 5 * kBlockSize}, {{20, 30}, 2 << 20}};
+  EXPECT_EQ((BlockRanges{{10, 20}, {29, 30}}), doubtful(merged, before, {}, 30, 30));
+  EXPECT_EQ((BlockRanges{{0, 30}}), doubtful({}, before, {}, 30, 30));
+  EXPECT_EQ((BlockRanges{{4, 5}}), doubtful(before, before, {}, 30, 5));
+  EXPECT_EQ((BlockRanges{}), doubtful(before, before, {}, 30, 0));
+}
+
+}  // namespace
+}  // namespace migrate
