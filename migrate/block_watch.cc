@@ -31,6 +31,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/kernel.h"
 #include "base/log.h"
 #include "migrate/tree_blocks.h"
 
@@ -116,11 +117,12 @@ struct Trace {
   Trace& operator=(const Trace&) = delete;
 };
 
-/// The largest piece of a file's cache that is marked as one (a folio): a huge page. The event has the first
-/// page of it, of which the number is a multiple of its size.
+/// Pages of the largest piece of a file's cache that is marked as one (a folio). The event has the first of
+/// them, whose number is a multiple of their count. ext4 has single pages before Linux 6.16, then up to a
+/// huge page of them.
 size_t largest_folio() {
-  const std::string text = base::read_file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
-  return std::stoul(text) / kBlockSize;
+  if (const auto version = base::kernel_version(); version.first > 0 && version < std::pair(6, 16)) return 1;
+  return std::stoul(base::read_file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")) / kBlockSize;
 }
 
 std::string online_processors() { return base::read_file("/sys/devices/system/cpu/online"); }

@@ -5,13 +5,11 @@
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
 #include <cstring>
 #include <format>
 #include <mutex>
@@ -21,6 +19,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/kernel.h"
 #include "base/log.h"
 
 namespace migrate {
@@ -38,12 +37,7 @@ constexpr size_t kMostHandles = 1 << 18;
 constexpr int kPauseMs = 20;
 
 /// Before Linux 6.5 overlayfs opened its files below without notification.
-bool overlay_tells() {
-  utsname name{};
-  int major = 0, minor = 0;
-  return ::uname(&name) == 0 && std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
-         (major > 6 || (major == 6 && minor >= 5));
-}
+bool overlay_tells() { return base::kernel_version() >= std::pair(6, 5); }
 
 }  // namespace
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -552,3 +553,54 @@ def check_status(move, victim, status):
         assert status in (0, 4), move.err
     else:
         assert status == (3 if point_is_frozen(move.point) else 1), move.err
+
+
+def rounds_of(log):
+    """What -v tells of each round of a tree: names that were looked at, whether only those that may have changed, and the
+    bytes of content that were read."""
+    found = [re.fullmatch(r"looked at (\d+) names(| that may have changed), \d+ differed, (\d+) bytes of content were read",
+                          json.loads(line).get("debug", "")) for line in log.splitlines()]
+    return [(int(one[1]), one[2] != "", int(one[3])) for one in found if one]
+
+
+class Database:
+    """A program in a box that writes pages of 8 KiB anywhere in a large file, and knows what it has written."""
+
+    PROGRAM = r"""
+use strict; use warnings; use Fcntl; use IO::Handle;
+my ($pages, @version) = ($ARGV[0]);
+sysopen(my $file, "/srv/base", O_RDWR | O_CREAT) or die;
+sub page { return pack("NN", $_[0], $version[$_[0]]) x 1024; }
+for (0 .. $pages - 1) { $version[$_] = 0; syswrite($file, page($_)) == 8192 or die; }
+my $asked = 0;
+$SIG{USR1} = sub { $asked = 1; };
+open(my $told, ">", "/srv/told") or die; $told->autoflush(1);
+print $told "begun\n";
+for (my $count = 1;; $count++) {
+  my $page = int(rand($pages)); $version[$page]++;
+  sysseek($file, $page * 8192, 0); syswrite($file, page($page)) == 8192 or die;
+  $file->sync if $count % 100 == 0;
+  select(undef, undef, undef, 0.002) if $count % 4 == 0;
+  next unless $asked;
+  $asked = 0; my $wrong = 0;
+  sysseek($file, 0, 0);
+  for (0 .. $pages - 1) { sysread($file, my $there, 8192) == 8192 or die; $wrong++ if $there ne page($_); }
+  print $told "$wrong of $count pages are wrong\n";
+}
+"""
+
+    def __init__(self, box, size):
+        self.box, self.checks = box, 0
+        box.exec("sh", "-c", "cat > /root/database", input=self.PROGRAM)
+        box.exec("sh", "-c", f"{{ setsid perl /root/database {size // 8192} </dev/null >/dev/null 2>&1 & }} ; sleep 0.5")
+        until("the file is there", self._told, timeout=60)
+
+    def _told(self):
+        return self.box.exec("sh", "-c", "cat /srv/told 2>/dev/null; true").stdout.splitlines()
+
+    def check(self):
+        """It reads all of its file, and finds in each page what it wrote there last."""
+        self.checks += 1
+        self.box.exec("sh", "-c", "kill -USR1 $(pgrep -f '^perl /root/database')")
+        (answer,) = until("it has looked", lambda: self._told()[self.checks:], timeout=60)
+        assert answer.startswith("0 of "), answer

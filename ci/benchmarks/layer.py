@@ -86,9 +86,9 @@ def measure_database(place):
     tree, copy = place / "database", place / "copy"
     tree.mkdir()
     copy.mkdir()
-    with open(tree / "base", "wb") as file:
-        noise = os.urandom(16 << 20)
-        for at in range(DATABASE // len(noise)):
+    with open(tree / "base", "wb", buffering=0) as file:
+        noise = os.urandom(PAGE)
+        for at in range(DATABASE // PAGE):  # page by page, as PostgreSQL extends a table
             file.write(at.to_bytes(8, "little") + noise[8:])
     rounds = Rounds(tree, copy)
     with open(tree / "base", "r+b") as file:

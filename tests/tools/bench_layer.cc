@@ -8,10 +8,12 @@
 #include <fcntl.h>
 #include <nlohmann/json.hpp>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <future>
 #include <iostream>
 #include <thread>
@@ -38,7 +40,13 @@ struct Rounds {
     near = base::Fd(pair[0]);
     far = base::Fd(pair[1]);
     watch = migrate::ChangeWatch::start(source.get());
-    if (!watch) throw base::error("changes cannot be watched here");
+    blocks = migrate::BlockWatch::start(source.get());
+    if (!watch || !blocks) throw base::error("changes cannot be watched here");
+    for (const auto& entry : std::filesystem::directory_iterator(from)) {
+      struct stat status{};
+      if (::stat(entry.path().c_str(), &status) == 0 && S_ISREG(status.st_mode))
+        open.emplace(status.st_dev, status.st_ino);
+    }
   }
 
   migrate::TreeStats round(bool final) {
@@ -52,6 +60,8 @@ struct Rounds {
     migrate::SendOptions options;
     options.final = final;
     options.watch = watch.get();
+    options.blocks = blocks.get();
+    options.open = open;
     migrate::TreeStats stats = send_tree(source.get(), sink, last, options);
     sink.finish();
     received.get();
@@ -61,6 +71,8 @@ struct Rounds {
 
   base::Fd source, destination, near, far;
   std::unique_ptr<migrate::ChangeWatch> watch;
+  std::unique_ptr<migrate::BlockWatch> blocks;
+  migrate::FileSet open;  ///< files at the root of the tree: as a database has its own
   migrate::TreeSnapshot last;
   uint64_t wire_bytes = 0;
 };
@@ -79,11 +91,9 @@ int main(int argc, char** argv) {
     std::getline(std::cin, line);
     const auto start = Clock::now();
     const auto stats = rounds.round(true);
-    const nlohmann::json out = {{"ms", ms_since(start)},
-                                {"wire_bytes", rounds.wire_bytes},
-                                {"bytes", stats.bytes},
-                                {"looked_at", stats.scanned},
-                                {"entries", stats.entries + stats.removed}};
+    const nlohmann::json out = {{"ms", ms_since(start)},      {"wire_bytes", rounds.wire_bytes},
+                                {"bytes", stats.bytes},       {"read", stats.read},
+                                {"looked_at", stats.scanned}, {"entries", stats.entries + stats.removed}};
     std::puts(out.dump().c_str());
     return 0;
   } catch (const std::exception& e) {

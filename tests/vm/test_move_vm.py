@@ -11,8 +11,8 @@ import time
 import pytest
 from conftest import CLIENT, ROOT, until
 from guests import Move, guests, recover  # noqa: F401: a fixture
-from moves import (BRINGER_AT, BRINGERS, DROVER, GIVEN, POINTS, Box, Counter, Redis, check_filled, fill, increments_on_disk,
-                   memory_or_disk)
+from moves import (BRINGER_AT, BRINGERS, DROVER, GIVEN, POINTS, Box, Counter, Database, Redis, check_filled, fill,
+                   increments_on_disk, memory_or_disk, rounds_of)
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(180)]
 
@@ -535,6 +535,20 @@ def test_small_writes_into_huge_pages(guests, make_box):  # noqa: F811
     assert report["dirty_rate"] < 8 << 20, report
     assert sum(rounds[1:]) < 4 << 20, report
     assert guests.sh("node2", "pgrep -x perl")
+
+
+def test_of_a_large_file_what_was_written_is_read(guests, make_box):  # noqa: F811
+    """Debian's kernel, too, tells which blocks those are."""
+    box = make_box("based", "redis", 29).answers(6379)
+    database = Database(box, 64 << 20)
+    result = guests.exec("node1", "drover-node", "-v", "--json", "box", "migrate", box.name, "--to", "node2", "--max-downtime",
+                         "60000", timeout=120)
+    read = [read for _, _, read in rounds_of(result.stderr)]
+    print({phase["name"]: phase["ms"] for phase in json.loads(result.stdout)["phases"]}, read)
+    assert read[0] >= 64 << 20
+    assert sum(read[-2:]) < 24 << 20
+    until("the source has let go", lambda: box.node() == "node2", timeout=20)
+    database.check()
 
 
 @pytest.mark.parametrize("pages", ["madvise", "never"])
