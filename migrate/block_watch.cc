@@ -1,38 +1,26 @@
 #include "migrate/block_watch.h"
 
-#include <fcntl.h>
 #include <linux/magic.h>
-#include <linux/perf_event.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstring>
-#include <format>
+#include <functional>
 #include <mutex>
 #include <set>
-#include <span>
-#include <sstream>
-#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "base/kernel.h"
 #include "base/log.h"
+#include "migrate/trace_points.h"
 #include "migrate/tree_blocks.h"
 
 namespace migrate {
@@ -40,213 +28,12 @@ namespace {
 
 using base::Fd;
 
-// A filter with all of their numbers fits into the page that the kernel takes.
-constexpr size_t kMostFiles = 128;
-// For all processors together; each one's part, which has to be a power of two.
-constexpr size_t kAllBuffers = 32 << 20, kLeastBuffer = 64 << 10, kMostBuffer = 1 << 20;
-// A record of any of the trace points is shorter.
-constexpr size_t kLongestRecord = 512;
 // Of one file; with more, reading all of it is not much dearer.
 constexpr size_t kMostRanges = 1 << 18;
 
-/// One of the kernel's trace points, as its directory in tracefs describes it
-/// (Documentation/trace/events.rst).
-struct TracePoint {
-  uint16_t id = 0;
-  std::string format;
-
-  struct Field {
-    size_t offset = 0, size = 0;
-    [[nodiscard]] uint64_t of(std::span<const char> record) const {
-      uint64_t value = 0;
-      if (offset + size <= record.size()) std::memcpy(&value, record.data() + offset, size);
-      return value;
-    }
-  };
-
-  TracePoint(int tracefs, const std::string& name) {
-    const auto read = [&](const char* file) {
-      const Fd fd = base::open_at(tracefs, "events/" + name + "/" + file, O_RDONLY);
-      std::string text(64 << 10, '\0');
-      text.resize(base::read_full(fd.get(), std::as_writable_bytes(std::span(text))));
-      return text;
-    };
-    format = read("format");
-    id = static_cast<uint16_t>(std::stoul(read("id")));
-  }
-
-  /// "	field:unsigned long index;	offset:48;	size:8;	signed:0;"
-  [[nodiscard]] Field field(const std::string& name) const {
-    const size_t at = format.find(" " + name + ";\toffset:");
-    if (at == std::string::npos) throw base::error("a trace point has no field '{}'", name);
-    const size_t offset = format.find("offset:", at) + 7, size = format.find("size:", at) + 5;
-    const Field found = {.offset = std::stoul(format.substr(offset)),
-                         .size = std::stoul(format.substr(size))};
-    if (found.size > sizeof(uint64_t)) throw base::error("field '{}' of a trace point is no number", name);
-    return found;
-  }
-};
-
-/// tracefs, mounted where only we see it.
-Fd open_tracefs() {
-  const Fd system(static_cast<int>(::syscall(SYS_fsopen, "tracefs", FSOPEN_CLOEXEC)));
-  if (!system || ::syscall(SYS_fsconfig, system.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
-    throw base::sys_error("no tracefs");
-  Fd root(static_cast<int>(::syscall(SYS_fsmount, system.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)));
-  if (!root) throw base::sys_error("cannot mount a tracefs");
-  return root;
-}
-
-/// What is asked of the kernel.
-struct Trace {
-  explicit Trace(int tracefs)
-      : page(tracefs, "writeback/writeback_dirty_folio"),
-        direct(tracefs, "iomap/iomap_dio_complete"),
-        collapse(tracefs, "ext4/ext4_collapse_range"),
-        insert(tracefs, "ext4/ext4_insert_range") {}
-
-  TracePoint page;              ///< a page of the cache has new content
-  TracePoint direct;            ///< a direct read or write is over: what it did lies before where it stands
-  TracePoint collapse, insert;  ///< fallocate(2): all that is behind moves
-  TracePoint::Field page_ino = page.field("ino"), page_index = page.field("index");
-  TracePoint::Field direct_ino = direct.field("ino"), direct_at = direct.field("pos"),
-                    direct_bytes = direct.field("ret");
-  TracePoint::Field collapse_ino = collapse.field("ino"), insert_ino = insert.field("ino");
-  std::array<const TracePoint*, 4> all = {&page, &direct, &collapse, &insert};
-  Trace(const Trace&) = delete;
-  Trace& operator=(const Trace&) = delete;
-};
-
-/// Pages of the largest piece of a file's cache that is marked as one (a folio). The event has the first of
-/// them, whose number is a multiple of their count. ext4 has single pages before Linux 6.16, then up to a
-/// huge page of them.
-size_t largest_folio() {
-  if (const auto version = base::kernel_version(); version.first > 0 && version < std::pair(6, 16)) return 1;
-  return std::stoul(base::read_file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")) / kBlockSize;
-}
-
-std::string online_processors() { return base::read_file("/sys/devices/system/cpu/online"); }
-
-/// "0-3,6"
-std::vector<int> numbers(const std::string& list) {
-  std::vector<int> out;
-  std::istringstream in(list);
-  for (std::string part; std::getline(in, part, ',');) {
-    const size_t dash = part.find('-');
-    const int first = std::stoi(part), last = dash == part.npos ? first : std::stoi(part.substr(dash + 1));
-    for (int i = first; i <= last; ++i) out.push_back(i);
-  }
-  return out;
-}
-
-Fd open_event(const TracePoint& point, const std::string& filter, int processor, size_t buffer) {
-  perf_event_attr attributes = {};
-  attributes.type = PERF_TYPE_TRACEPOINT;
-  attributes.size = sizeof attributes;
-  attributes.config = point.id;
-  attributes.sample_period = 1;
-  attributes.sample_type = PERF_SAMPLE_RAW;
-  attributes.disabled = 1;
-  attributes.watermark = 1;
-  attributes.wakeup_watermark = static_cast<uint32_t>(buffer / 4);
-  Fd fd(
-      static_cast<int>(::syscall(SYS_perf_event_open, &attributes, -1, processor, -1, PERF_FLAG_FD_CLOEXEC)));
-  if (!fd) throw base::sys_error("cannot open a trace point");
-  if (::ioctl(fd.get(), PERF_EVENT_IOC_SET_FILTER, filter.c_str()) != 0)
-    throw base::sys_error("cannot filter a trace point");
-  return fd;
-}
-
-/// What one processor has to tell: the trace points' events in one buffer (perf_event_open(2), "MMAP
-/// layout").
-class Buffer {
- public:
-  Buffer(int processor, const Trace& trace, const std::string& filter, size_t size) : size_(size) {
-    for (const TracePoint* point : trace.all) events_.push_back(open_event(*point, filter, processor, size));
-    void* at = ::mmap(nullptr, page_ + size_, PROT_READ | PROT_WRITE, MAP_SHARED, events_[0].get(), 0);
-    if (at == MAP_FAILED) throw base::sys_error("cannot map the buffer of a trace point");
-    head_ = static_cast<perf_event_mmap_page*>(at);
-    for (const Fd& event : std::span(events_).subspan(1))
-      if (::ioctl(event.get(), PERF_EVENT_IOC_SET_OUTPUT, events_[0].get()) != 0)
-        throw base::sys_error("cannot set the buffer of a trace point");
-    for (const Fd& event : events_)
-      if (::ioctl(event.get(), PERF_EVENT_IOC_ENABLE, 0) != 0)
-        throw base::sys_error("cannot enable a trace point");
-  }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  Buffer(Buffer&& other) noexcept
-      : size_(other.size_),
-        page_(other.page_),
-        events_(std::move(other.events_)),
-        head_(std::exchange(other.head_, nullptr)) {}
-  Buffer& operator=(Buffer&&) = delete;
-  ~Buffer() {
-    if (head_) ::munmap(head_, page_ + size_);
-  }
-
-  [[nodiscard]] int fd() const { return events_[0].get(); }
-
-  /// Calls `see` with what each trace point said. False: something was lost. The kernel says so with the next
-  /// event that it has room for; but something can only have been lost if the buffer is full.
-  template <class See>
-  bool drain(See see) {
-    const uint64_t head = __atomic_load_n(&head_->data_head, __ATOMIC_ACQUIRE);
-    uint64_t tail = head_->data_tail;
-    bool whole = head - tail + 2 * kLongestRecord <= size_;
-    while (tail < head) {
-      perf_event_header header;
-      copy(tail, std::as_writable_bytes(std::span(&header, 1)));
-      if (header.size < sizeof header || header.size > kLongestRecord) {
-        whole = false;
-        break;
-      }
-      if (header.type == PERF_RECORD_SAMPLE) {
-        alignas(uint64_t) std::array<char, kLongestRecord> record;
-        copy(tail, std::as_writable_bytes(std::span(record).first(header.size)));
-        uint32_t raw = 0;
-        std::memcpy(&raw, record.data() + sizeof header, sizeof raw);
-        const auto body = std::span(record).first(header.size).subspan(sizeof header + sizeof raw);
-        see(std::span<const char>(body).first(std::min<size_t>(raw, body.size())));
-      } else {
-        whole = false;  // PERF_RECORD_LOST, PERF_RECORD_THROTTLE
-      }
-      tail += header.size;
-    }
-    __atomic_store_n(&head_->data_tail, head, __ATOMIC_RELEASE);
-    return whole;
-  }
-
- private:
-  void copy(uint64_t from, std::span<std::byte> to) const {
-    const auto* data = reinterpret_cast<const std::byte*>(head_) + page_;
-    for (std::byte& byte : to) byte = data[from++ & (size_ - 1)];
-  }
-
-  size_t size_, page_ = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-  std::vector<Fd> events_;
-  perf_event_mmap_page* head_ = nullptr;
-};
-
 }  // namespace
 
-/// The buffers of all processors, for some files.
-struct BlockWatch::Events {
-  std::string online;  ///< a processor that starts later has no buffer here
-  std::vector<Buffer> buffers;
-
-  Events(const Trace& trace, const std::set<ino_t>& files, size_t size) : online(online_processors()) {
-    const auto processors = numbers(online);
-    if (size == 0)
-      size = std::bit_floor(std::clamp(kAllBuffers / processors.size(), kLeastBuffer, kMostBuffer));
-    std::string filter;
-    for (const ino_t ino : files) filter += std::format("{}ino=={}", filter.empty() ? "" : "||", ino);
-    for (const int processor : processors) buffers.emplace_back(processor, trace, filter, size);
-    if (online != online_processors()) throw base::error("a processor came or went");
-  }
-};
-
-/// Filled by the thread and by take(), one at a time.
+/// Filled by the thread and by look(), one at a time.
 struct BlockWatch::State {
   struct File {
     uint64_t since = 0;
@@ -254,14 +41,13 @@ struct BlockWatch::State {
     size_t merged = 0;  ///< of `written`, when it was merged last
   };
 
-  State(int tracefs, size_t size) : trace(tracefs), buffer_size(size) {}
+  explicit State(size_t size) : buffer_size(size) {}
 
-  const Trace trace;
+  const TracePoints points;
   const size_t buffer_size;
-  const size_t folio = largest_folio();
   Fd stop;
   std::mutex mutex;
-  std::unique_ptr<Events> events;
+  std::unique_ptr<WriteEvents> events;
   std::map<ino_t, File> files;
   uint64_t number = static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
   bool broken = false;  ///< no more files can be followed
@@ -269,8 +55,7 @@ struct BlockWatch::State {
 
   void run() {
     std::vector<pollfd> wait(1, {.fd = stop.get(), .events = POLLIN, .revents = 0});
-    for (const Buffer& buffer : events->buffers)
-      wait.push_back({.fd = buffer.fd(), .events = POLLIN, .revents = 0});
+    for (const int fd : events->descriptors()) wait.push_back({.fd = fd, .events = POLLIN, .revents = 0});
     while (::poll(wait.data(), wait.size(), -1) >= 0 || errno == EINTR) {
       if (wait[0].revents != 0) return;
       const std::scoped_lock lock(mutex);
@@ -300,41 +85,17 @@ struct BlockWatch::State {
 
   void drain() {
     if (!events) return;
-    bool whole = true;
-    for (Buffer& buffer : events->buffers)
-      whole &= buffer.drain([this](std::span<const char> record) { see(record); });
-    if (!whole) lost("events were dropped");
-    if (events->online != online_processors()) lost("a processor came or went");
-  }
-
-  void lost(const char* why) {
-    base::debug("what is written to large files is not known: {}", why);
-    for (auto& [ino, file] : files) forget(file);
-  }
-
-  void see(std::span<const char> record) {
-    uint16_t id = 0;
-    if (record.size() >= sizeof id) std::memcpy(&id, record.data(), sizeof id);
-    if (id == trace.page.id) {
-      const uint64_t index = trace.page_index.of(record);
-      const uint64_t pages =
-          index == 0 ? folio : std::min<uint64_t>(folio, uint64_t{1} << std::countr_zero(index));
-      const auto found = files.find(trace.page_ino.of(record));
-      if (found != files.end()) add(found->second, {index, index + pages});
-    } else if (id == trace.direct.id) {
-      const auto found = files.find(trace.direct_ino.of(record));
+    const bool whole = events->drain([this](const WriteEvent& event) {
+      const auto found = files.find(event.file);
       if (found == files.end()) return;
-      const auto bytes = static_cast<int64_t>(trace.direct_bytes.of(record));
-      const uint64_t end = trace.direct_at.of(record);
-      if (bytes < 0)
-        forget(found->second);  // nobody knows how far it came
+      if (event.blocks)
+        add(found->second, *event.blocks);
       else
-        add(found->second, {(end - static_cast<uint64_t>(bytes)) / kBlockSize, blocks_of(end)});
-    } else if (id == trace.collapse.id) {
-      forget(trace.collapse_ino.of(record));
-    } else if (id == trace.insert.id) {
-      forget(trace.insert_ino.of(record));
-    }
+        found->second = {};
+    });
+    if (whole) return;
+    base::debug("what is written to large files is not known: events were lost");
+    for (auto& [ino, file] : files) file = {};
   }
 
   void add(File& file, BlockRange range) {
@@ -343,17 +104,7 @@ struct BlockWatch::State {
     if (file.written.size() < 2 * file.merged + 1024) return;
     merge(file.written);
     file.merged = file.written.size();
-    if (file.merged > kMostRanges) forget(file);
-  }
-
-  static void forget(File& file) {
-    file.since = 0;
-    file.written = {};
-    file.merged = 0;
-  }
-
-  void forget(ino_t ino) {
-    if (const auto found = files.find(ino); found != files.end()) forget(found->second);
+    if (file.merged > kMostRanges) file = {};
   }
 };
 
@@ -363,7 +114,7 @@ std::unique_ptr<BlockWatch> BlockWatch::start(int root, size_t buffer) {
     if (::fstatfs(root, &system) != 0) throw base::sys_error("cannot look at the tree");
     if (static_cast<unsigned long>(system.f_type) != EXT4_SUPER_MAGIC) throw base::error("it is no ext4");
     if (::sysconf(_SC_PAGESIZE) != static_cast<long>(kBlockSize)) throw base::error("pages are large");
-    auto state = std::make_unique<State>(open_tracefs().get(), buffer);
+    auto state = std::make_unique<State>(buffer);
     state->stop = Fd(::eventfd(0, EFD_CLOEXEC));
     if (!state->stop) throw base::sys_error("cannot make an eventfd");
     return std::unique_ptr<BlockWatch>(new BlockWatch(std::move(state)));
@@ -387,14 +138,14 @@ void BlockWatch::follow(const std::map<ino_t, uint64_t>& files) {
     if (!state_->files.contains(ino)) wanted.emplace_back(size, ino);
   if (wanted.empty() || state_->broken) return;
   std::ranges::sort(wanted, std::greater{});
-  wanted.resize(std::min(wanted.size(), kMostFiles - state_->files.size()));
+  wanted.resize(std::min(wanted.size(), WriteEvents::kMostFiles - state_->files.size()));
   std::set<ino_t> all;
   for (const auto& [ino, file] : state_->files) all.insert(ino);
   for (const auto& [size, ino] : wanted) all.insert(ino);
   if (all.size() == state_->files.size()) return;
   try {
     // The old ones tell until the new ones do.
-    auto events = std::make_unique<Events>(state_->trace, all, state_->buffer_size);
+    auto events = std::make_unique<WriteEvents>(state_->points, all, state_->buffer_size);
     state_->stop_thread();
     state_->drain();
     state_->events = std::move(events);
@@ -408,19 +159,31 @@ void BlockWatch::follow(const std::map<ino_t, uint64_t>& files) {
   }
 }
 
-BlockWatch::Written BlockWatch::take(ino_t ino) {
-  const std::scoped_lock lock(state_->mutex);
-  state_->drain();
-  Written out;
-  out.number = ++state_->number;
-  const auto known = state_->files.find(ino);
-  if (known == state_->files.end()) return out;
-  out.since = known->second.since;
-  out.blocks = std::move(known->second.written);
-  merge(out.blocks);
-  known->second = {};
-  known->second.since = out.number;
-  return out;
+std::optional<BlockRanges> BlockWatch::look(int fd, ino_t ino, uint64_t size, bool frozen,
+                                            const FileLook* before, FileLook& now) {
+  uint64_t since = 0;
+  BlockRanges written;
+  {
+    const std::scoped_lock lock(state_->mutex);
+    const auto known = state_->files.find(ino);
+    if (known == state_->files.end()) return std::nullopt;
+    state_->drain();
+    now.number = ++state_->number;
+    since = std::exchange(known->second.since, now.number);
+    written = std::exchange(known->second.written, {});
+    known->second.merged = 0;
+  }
+  // From now on a write of a page that was told already is told again.
+  if (!frozen && ::fdatasync(fd) != 0) throw base::sys_error("cannot bring a large file to disk");
+  auto extents = extents_of(fd);
+  if (!extents) {
+    now = {};
+    return std::nullopt;
+  }
+  now.extents = std::move(*extents);
+  now.blocks = blocks_of(size);
+  if (!before || before->number == 0 || before->number != since) return std::nullopt;
+  return doubtful(*before, now, std::move(written));
 }
 
 }  // namespace migrate

@@ -78,18 +78,17 @@ std::optional<std::vector<Extent>> extents_of(int fd) {
   }
 }
 
-BlockRanges doubtful(const std::vector<Extent>& before, const std::vector<Extent>& now,
-                     const BlockRanges& written, size_t sent, size_t size) {
-  const uint64_t last = std::max<uint64_t>(std::min(sent, size), 1) - 1;
-  BlockRanges out = written;
+BlockRanges doubtful(const FileLook& before, const FileLook& now, BlockRanges written) {
+  const uint64_t last = std::max<uint64_t>(std::min(before.blocks, now.blocks), 1) - 1;
+  BlockRanges out = std::move(written);
   uint64_t at = 0;
-  for (const Extent& extent : common(before, now)) {
+  for (const Extent& extent : common(before.extents, now.extents)) {
     if (extent.blocks.begin > at) out.push_back({at, extent.blocks.begin});
     at = std::max(at, extent.blocks.end);
   }
-  out.push_back({std::min(at, last), size});
+  out.push_back({std::min(at, last), now.blocks});
   merge(out);
-  for (BlockRange& range : out) range.end = std::min<uint64_t>(range.end, size);
+  for (BlockRange& range : out) range.end = std::min<uint64_t>(range.end, now.blocks);
   std::erase_if(out, [](const BlockRange& range) { return range.begin >= range.end; });
   return out;
 }

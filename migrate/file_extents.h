@@ -29,10 +29,15 @@ struct Extent {
 /// system cannot tell.
 std::optional<std::vector<Extent>> extents_of(int fd);
 
-/// What may differ of a file that lay at `before` and lies at `now`: all of its blocks but those which lie
-/// where they were and were not `written` since. `sent` blocks were compared before, and it has `size` of
-/// them now. The last one counts as written: more or less of it may belong to the file.
-BlockRanges doubtful(const std::vector<Extent>& before, const std::vector<Extent>& now,
-                     const BlockRanges& written, size_t sent, size_t size);
+/// A file as somebody was about to read it.
+struct FileLook {
+  uint64_t number = 0;  ///< by which a BlockWatch knows the moment; 0: it knows none
+  size_t blocks = 0;    ///< that it had
+  std::vector<Extent> extents;
+};
+
+/// What may differ between two looks at a file: all that it has now but blocks which lie where they lay and
+/// were not `written` since. The last one counts as written: more or less of it may belong to the file.
+BlockRanges doubtful(const FileLook& before, const FileLook& now, BlockRanges written);
 
 }  // namespace migrate

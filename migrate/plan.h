@@ -42,7 +42,7 @@ struct BoxSize {
   uint64_t shared_bytes =
       0;  ///< in CRIU's images whatever the mode: shared memory, content of tmpfs, deleted files
   unsigned processes = 1;
-  uint64_t image_bytes = 0;  ///< on disk, of a private layer that is an image: all of it is compared
+  uint64_t image_bytes = 0;  ///< on disk, of a private layer that is an image, if all of it is compared
 };
 
 /// Something that went over the wire.

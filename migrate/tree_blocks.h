@@ -40,12 +40,7 @@ class FileBlocks {
   /// These blocks are as they were sent before.
   void keep(const FileBlocks& sent, size_t begin, size_t end);
 
-  /// When it was read (BlockWatch::Written::number; 0: it was not followed), and where it lay then.
-  struct Read {
-    uint64_t number = 0;
-    std::vector<Extent> extents;
-  };
-  Read read;
+  FileLook look;  ///< when it was read
 
  private:
   friend class SentContents;

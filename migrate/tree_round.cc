@@ -247,18 +247,20 @@ class Sender {
     const auto size = static_cast<uint64_t>(status.st_size);
     const bool in_blocks = may_patch_ && !linked && size >= kLeastPatch && !twice_.contains(node.ino);
     const FileBlocks* sent = in_blocks ? sent_before(at) : nullptr;
-    FileBlocks::Read read;
-    std::optional<BlockRanges> some;
-    if (in_blocks && options_.blocks) some = doubtful_of(fd.get(), at, size, sent, read);
+    FileLook now;
+    std::optional<BlockRanges> some;  // all that may differ from what was sent, where that is known
+    if (in_blocks && options_.blocks)
+      some =
+          options_.blocks->look(fd.get(), node.ino, size, options_.final, sent ? &sent->look : nullptr, now);
     std::optional<FileBlocks> blocks;
     // After the final round nobody asks. For a file of many GB it would take longer than all the rest.
     if (in_blocks && !(options_.final && some)) blocks = contents_.room_for(size);
-    if (blocks) blocks->read = std::move(read);
+    if (blocks) blocks->look = std::move(now);
     if (sent && (blocks || some)) {
       out_.tag(Tag::kPatch);
       out_.name(now_.name(node));
       out_.u64(size);
-      stats_.bytes += content_.patch(fd.get(), size, *sent, some.value_or(all_of(size)),
+      stats_.bytes += content_.patch(fd.get(), size, *sent, some.value_or(BlockRanges{{0, blocks_of(size)}}),
                                      blocks ? &*blocks : nullptr, path(at));
       out_.u8(static_cast<uint8_t>(PieceKind::kEnd));
     } else {
@@ -275,23 +277,6 @@ class Sender {
     done_ += size;
     if (options_.final && (::fstat(fd.get(), &status) != 0 || !is_still(node, status))) throw_changed(at);
     return true;
-  }
-
-  static BlockRanges all_of(uint64_t size) { return {{0, blocks_of(size)}}; }
-
-  /// What has to be read to compare a file with what was `sent` of it; nullopt: all of it, as nobody knows
-  /// what was written since. Has in `read` what the next round needs to know that.
-  std::optional<BlockRanges> doubtful_of(int fd, uint32_t at, uint64_t size, const FileBlocks* sent,
-                                         FileBlocks::Read& read) {
-    if (!options_.blocks->follows(now_.node(at).ino)) return std::nullopt;
-    const BlockWatch::Written written = options_.blocks->take(now_.node(at).ino);
-    // From now on a write of a page that was told already is told again.
-    if (!options_.final && ::fdatasync(fd) != 0) throw base::sys_error("cannot bring {} to disk", path(at));
-    auto extents = extents_of(fd);
-    if (!extents) return std::nullopt;
-    read = {written.number, std::move(*extents)};
-    if (!sent || sent->read.number == 0 || sent->read.number != written.since) return std::nullopt;
-    return doubtful(sent->read.extents, read.extents, written.blocks, sent->size(), blocks_of(size));
   }
 
   /// Large files that are written to.

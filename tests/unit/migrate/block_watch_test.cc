@@ -247,21 +247,30 @@ TEST_F(BlockWatchTest, WhatIsLostIsReadWhole) {
   }
 }
 
-TEST_F(BlockWatchTest, WhoHasNoFileOrNoRoundHasNoAnswer) {
-  EXPECT_FALSE(watch_->follows(5));
-  EXPECT_EQ(0, watch_->take(5).since);
-  watch_->follow({{5, 1}});
-  EXPECT_TRUE(watch_->follows(5));
-  const auto first = watch_->take(5), second = watch_->take(5);
-  EXPECT_EQ(0, first.since);
-  EXPECT_EQ(first.number, second.since);
-  EXPECT_NE(first.number, second.number);
+TEST_F(BlockWatchTest, WhoHasNoFileOrNoLookBeforeHasNoAnswer) {
+  write("file", noise(kBlockSize * 5));
+  const base::Fd fd = file("file");
+  struct stat status{};
+  ASSERT_EQ(0, ::fstat(fd.get(), &status));
+  const ino_t ino = status.st_ino;
+  const auto look = [&](const FileLook* before, FileLook& now) {
+    return watch_->look(fd.get(), ino, static_cast<uint64_t>(status.st_size), false, before, now);
+  };
+  FileLook first, second, third;
+  EXPECT_FALSE(look(nullptr, first));
+  EXPECT_EQ(0, first.number) << "nobody follows it";
+  watch_->follow({{ino, 1}});
+  EXPECT_TRUE(watch_->follows(ino));
+  EXPECT_FALSE(look(&first, second));
+  EXPECT_EQ((BlockRanges{{4, 5}}), look(&second, third));
+  EXPECT_FALSE(look(&second, first)) << "what was written before the last look, that one was told";
   std::map<ino_t, uint64_t> many;
-  for (ino_t ino = 10; ino < 500; ++ino) many[ino] = ino;
+  for (ino_t i = 10; i < 500; ++i) many[ino + i] = i;
   watch_->follow(many);
-  EXPECT_TRUE(watch_->follows(5)) << "those that are followed stay";
-  EXPECT_TRUE(watch_->follows(499)) << "the largest ones";
-  EXPECT_FALSE(watch_->follows(10)) << "as many as there is room for";
+  EXPECT_TRUE(watch_->follows(ino)) << "those that are followed stay";
+  EXPECT_TRUE(watch_->follows(ino + 499)) << "the largest ones";
+  EXPECT_FALSE(watch_->follows(ino + 10)) << "as many as there is room for";
+  EXPECT_EQ((BlockRanges{{4, 5}}), look(&first, second)) << "others that are followed too change nothing";
 }
 
 TEST_F(BlockWatchTest, OtherFileSystemsAreNotFollowed) {
@@ -270,19 +279,23 @@ TEST_F(BlockWatchTest, OtherFileSystemsAreNotFollowed) {
 }
 
 TEST(FileExtents, WhatLiesElsewhereIsDoubtful) {
-  const std::vector<Extent> before = {{{0, 10}, 1 << 20}, {{20, 30}, 2 << 20}};
-  EXPECT_EQ((BlockRanges{{10, 20}, {29, 30}}), doubtful(before, before, {}, 30, 30));
-  EXPECT_EQ((BlockRanges{{3, 5}, {10, 20}, {29, 30}}), doubtful(before, before, {{3, 5}}, 30, 30));
-  EXPECT_EQ((BlockRanges{{9, 20}, {25, 40}}), doubtful(before, before, {{9, 12}, {25, 90}}, 30, 40));
-  const std::vector<Extent> moved = {
-      {{0, 4}, 1 << 20}, {{4, 10}, 9 << 20}, {{20, 30}, (2 << 20) + kBlockSize}};
-  EXPECT_EQ((BlockRanges{{4, 30}}), doubtful(before, moved, {}, 30, 30));
-  const std::vector<Extent> merged = {
-      {{0, 5}, 1 << 20}, {{5, 10}, (1 << 20) + 5 * kBlockSize}, {{20, 30}, 2 << 20}};
-  EXPECT_EQ((BlockRanges{{10, 20}, {29, 30}}), doubtful(merged, before, {}, 30, 30));
-  EXPECT_EQ((BlockRanges{{0, 30}}), doubtful({}, before, {}, 30, 30));
-  EXPECT_EQ((BlockRanges{{4, 5}}), doubtful(before, before, {}, 30, 5));
-  EXPECT_EQ((BlockRanges{}), doubtful(before, before, {}, 30, 0));
+  const std::vector<Extent> lay = {{{0, 10}, 1 << 20}, {{20, 30}, 2 << 20}};
+  const auto of = [](size_t blocks, std::vector<Extent> extents) {
+    return FileLook{.number = 1, .blocks = blocks, .extents = std::move(extents)};
+  };
+  const FileLook before = of(30, lay);
+  EXPECT_EQ((BlockRanges{{10, 20}, {29, 30}}), doubtful(before, before, {}));
+  EXPECT_EQ((BlockRanges{{3, 5}, {10, 20}, {29, 30}}), doubtful(before, before, {{3, 5}}));
+  EXPECT_EQ((BlockRanges{{9, 20}, {25, 40}}), doubtful(before, of(40, lay), {{25, 90}, {9, 12}}));
+  EXPECT_EQ(
+      (BlockRanges{{4, 30}}),
+      doubtful(before, of(30, {{{0, 4}, 1 << 20}, {{4, 10}, 9 << 20}, {{20, 30}, (2 << 20) + kBlockSize}}),
+               {}));
+  const auto split = of(30, {{{0, 5}, 1 << 20}, {{5, 10}, (1 << 20) + 5 * kBlockSize}, {{20, 30}, 2 << 20}});
+  EXPECT_EQ((BlockRanges{{10, 20}, {29, 30}}), doubtful(split, before, {}));
+  EXPECT_EQ((BlockRanges{{0, 30}}), doubtful(of(30, {}), before, {}));
+  EXPECT_EQ((BlockRanges{{4, 5}}), doubtful(before, of(5, lay), {}));
+  EXPECT_EQ((BlockRanges{}), doubtful(before, of(0, lay), {}));
 }
 
 }  // namespace
