@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <new>
+#include <cstring>
 #include <utility>
 
 #include "migrate/tree_blocks.h"
@@ -53,9 +53,10 @@ void merge(BlockRanges& ranges) {
 std::optional<std::vector<Extent>> extents_of(int fd) {
   std::vector<Extent> out;
   std::vector<std::byte> buffer(sizeof(fiemap) + kAtOnce * sizeof(fiemap_extent));
-  auto* request = new (buffer.data()) fiemap;
+  auto* request = reinterpret_cast<fiemap*>(buffer.data());
+  const auto* extents = reinterpret_cast<const fiemap_extent*>(buffer.data() + sizeof(fiemap));
   for (uint64_t from = 0;;) {
-    *request = {};
+    std::memset(request, 0, sizeof *request);
     request->fm_start = from;
     request->fm_length = FIEMAP_MAX_OFFSET - from;
     request->fm_extent_count = kAtOnce;
@@ -64,7 +65,7 @@ std::optional<std::vector<Extent>> extents_of(int fd) {
       return std::nullopt;
     }
     for (size_t i = 0; i < request->fm_mapped_extents; ++i) {
-      const fiemap_extent& found = request->fm_extents[i];
+      const fiemap_extent& found = extents[i];
       from = found.fe_logical + found.fe_length;
       if ((found.fe_flags & ~kHarmless) != 0) continue;
       // Smaller blocks of the file system that fill none of ours are left out.
@@ -74,7 +75,7 @@ std::optional<std::vector<Extent>> extents_of(int fd) {
       if (out.size() > kMostExtents) return std::nullopt;
     }
     const size_t count = request->fm_mapped_extents;
-    if (count == 0 || (request->fm_extents[count - 1].fe_flags & FIEMAP_EXTENT_LAST) != 0) return out;
+    if (count == 0 || (extents[count - 1].fe_flags & FIEMAP_EXTENT_LAST) != 0) return out;
   }
 }
 

@@ -233,18 +233,20 @@ TEST_F(BlockWatchTest, WhatIsLostIsReadWhole) {
   ASSERT_TRUE(watch_);
   write("big", noise(32 * kMiB));
   live();
-  for (int i = 0; i < 3; ++i) {
+  int lost = 0;
+  for (int i = 0; i < 50 && lost < 3; ++i) {
     {
       const base::Fd fd = file("big");
       for (size_t at = 4096; at < 32 * kMiB; at += 8192)
-        ASSERT_EQ(1, ::pwrite(fd.get(), "x", 1, static_cast<off_t>(at + i)));
+        ASSERT_EQ(1, ::pwrite(fd.get(), "x", 1, static_cast<off_t>(at) + i));
     }
-    EXPECT_EQ(32 * kMiB, live().read);
-    EXPECT_EQ("", trees_differ());
+    lost += live().read == 32 * kMiB;  // unless the thread that takes them was quick
+    ASSERT_EQ("", trees_differ());
     put("big", 4096, noise(5));
     EXPECT_LE(live().read, kLittle) << "it is known again";
-    EXPECT_EQ("", trees_differ());
+    ASSERT_EQ("", trees_differ());
   }
+  EXPECT_EQ(3, lost);
 }
 
 TEST_F(BlockWatchTest, WhoHasNoFileOrNoLookBeforeHasNoAnswer) {
