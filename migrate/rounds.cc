@@ -141,8 +141,9 @@ Forecast Rounds::run(Plan& plan, const std::string& id, Clock::time_point start)
     const TreeStats sent = file_round(plan, number);
     const uint64_t before = std::exchange(files, sent.bytes);
     if (number > 0) {
-      const uint64_t not_seen = image_ || blocks_ ? 0 : shared_writable_bytes(group_.pids());
-      plan.files(files, image_ && !blocks_ ? 0 : sent.read + not_seen);
+      // Where nobody follows blocks the last round alone reads what is mapped; and an image is in `size_`.
+      const uint64_t other = blocks_ ? 0 : shared_writable_bytes(group_.pids());
+      plan.files(files, image_ && !blocks_ ? 0 : sent.read + other);
       // The box has written on, and the destination's disk may be slow.
       if (dirty_) {
         written_.add(dirty_->take(box::processes_of(group_)));
