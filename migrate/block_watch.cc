@@ -1,8 +1,10 @@
 #include "migrate/block_watch.h"
 
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -30,15 +32,25 @@ using base::Fd;
 
 // Of one file; with more, reading all of it is not much dearer.
 constexpr size_t kMostRanges = 1 << 18;
+constexpr int kPauseMs = 50;
+
+/// Its content is in memory that is the disk itself: no page of it is ever marked.
+bool is_dax(int fd) {
+  struct statx status{};
+  return ::statx(fd, "", AT_EMPTY_PATH, STATX_TYPE, &status) != 0 ||
+         (status.stx_attributes & STATX_ATTR_DAX) != 0;
+}
 
 }  // namespace
 
 /// Filled by the thread and by look(), one at a time.
 struct BlockWatch::State {
   struct File {
-    uint64_t since = 0;
+    uint64_t since = 0;  ///< number of the last look; 0: it told nothing
     BlockRanges written;
-    size_t merged = 0;  ///< of `written`, when it was merged last
+    size_t merged = 0;     ///< of `written`, when it was merged last
+    BlockRanges prepared;  ///< for all time: nobody tells when the zeros are there
+    bool given_up = false;
   };
 
   explicit State(size_t size) : buffer_size(size) {}
@@ -56,7 +68,8 @@ struct BlockWatch::State {
   void run() {
     std::vector<pollfd> wait(1, {.fd = stop.get(), .events = POLLIN, .revents = 0});
     for (const int fd : events->descriptors()) wait.push_back({.fd = fd, .events = POLLIN, .revents = 0});
-    while (::poll(wait.data(), wait.size(), -1) >= 0 || errno == EINTR) {
+    // A processor that goes and comes again takes longer than that.
+    while (::poll(wait.data(), wait.size(), kPauseMs) >= 0 || errno == EINTR) {
       if (wait[0].revents != 0) return;
       const std::scoped_lock lock(mutex);
       drain();
@@ -86,25 +99,39 @@ struct BlockWatch::State {
   void drain() {
     if (!events) return;
     const bool whole = events->drain([this](const WriteEvent& event) {
-      const auto found = files.find(event.file);
-      if (found == files.end()) return;
-      if (event.blocks)
-        add(found->second, *event.blocks);
-      else
-        found->second = {};
+      if (const auto found = files.find(event.file); found != files.end()) see(event, found->second);
     });
     if (whole) return;
     base::debug("what is written to large files is not known: events were lost");
-    for (auto& [ino, file] : files) file = {};
+    // Among them may have been one of what is still to come.
+    for (auto& [ino, file] : files) file.given_up = true;
   }
 
-  void add(File& file, BlockRange range) {
-    if (file.since == 0) return;
+  static void see(const WriteEvent& event, File& file) {
+    switch (event.what) {
+      case WriteEvent::What::kWritten:
+        if (file.since != 0) add(file, event.blocks);
+        break;
+      case WriteEvent::What::kPrepared:
+        file.prepared.push_back(event.blocks);
+        if (file.prepared.size() % 1024 == 0) merge(file.prepared);
+        if (file.prepared.size() > kMostRanges) file.given_up = true;
+        break;
+      case WriteEvent::What::kUnknown:
+        file.since = 0;
+        break;
+      case WriteEvent::What::kMoved:
+        file.given_up = true;
+        break;
+    }
+  }
+
+  static void add(File& file, BlockRange range) {
     file.written.push_back(range);
     if (file.written.size() < 2 * file.merged + 1024) return;
     merge(file.written);
     file.merged = file.written.size();
-    if (file.merged > kMostRanges) file = {};
+    if (file.merged > kMostRanges) file.since = 0;
   }
 };
 
@@ -166,12 +193,15 @@ std::optional<BlockRanges> BlockWatch::look(int fd, ino_t ino, uint64_t size, bo
   {
     const std::scoped_lock lock(state_->mutex);
     const auto known = state_->files.find(ino);
-    if (known == state_->files.end()) return std::nullopt;
+    if (known == state_->files.end() || is_dax(fd)) return std::nullopt;
     state_->drain();
+    auto& file = known->second;
+    if (file.given_up) return std::nullopt;
     now.number = ++state_->number;
-    since = std::exchange(known->second.since, now.number);
-    written = std::exchange(known->second.written, {});
-    known->second.merged = 0;
+    since = std::exchange(file.since, now.number);
+    written = std::exchange(file.written, {});
+    written.insert(written.end(), file.prepared.begin(), file.prepared.end());
+    file.merged = 0;
   }
   // From now on a write of a page that was told already is told again.
   if (!frozen && ::fdatasync(fd) != 0) throw base::sys_error("cannot bring a large file to disk");

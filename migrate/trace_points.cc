@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include <span>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -83,9 +85,12 @@ Fd open_tracefs() {
 
 /// Pages of the largest piece of a file's cache that is marked as one (a folio). The event has the first of
 /// them, whose number is a multiple of their count. ext4 has single pages before Linux 6.16, then up to a
-/// huge page of them.
+/// huge page of them; of kernels with changes of their own nobody knows.
 size_t largest_folio() {
-  if (const auto version = base::kernel_version(); version.first > 0 && version < std::pair(6, 16)) return 1;
+  utsname name{};
+  if (::uname(&name) == 0 && std::string_view(name.version).contains("Debian") &&
+      base::kernel_version() < std::pair(6, 16))
+    return 1;
   return std::stoul(base::read_file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")) / kBlockSize;
 }
 
@@ -128,39 +133,53 @@ struct TracePoints::Points {
   explicit Points(int tracefs)
       : page(tracefs, "writeback/writeback_dirty_folio"),
         direct(tracefs, "iomap/iomap_dio_complete"),
-        collapse(tracefs, "ext4/ext4_collapse_range"),
-        insert(tracefs, "ext4/ext4_insert_range") {}
+        fallocate{
+            TracePoint(tracefs, "ext4/ext4_fallocate_enter"), TracePoint(tracefs, "ext4/ext4_zero_range"),
+            TracePoint(tracefs, "ext4/ext4_collapse_range"), TracePoint(tracefs, "ext4/ext4_insert_range")} {}
+  Points(const Points&) = delete;
+  Points& operator=(const Points&) = delete;
 
-  TracePoint page;              ///< a page of the cache has new content
-  TracePoint direct;            ///< a direct read or write is over: what it did lies before where it stands
-  TracePoint collapse, insert;  ///< fallocate(2): all that is behind moves
+  TracePoint page;    ///< a page of the cache has new content
+  TracePoint direct;  ///< a direct read or write is over, and stands behind what it did
+  std::array<TracePoint, 4>
+      fallocate;  ///< is called: the two that make zeros, the two that move what is behind
   TracePoint::Field page_ino = page.field("ino"), page_index = page.field("index");
   TracePoint::Field direct_ino = direct.field("ino"), direct_at = direct.field("pos"),
                     direct_bytes = direct.field("ret");
-  TracePoint::Field collapse_ino = collapse.field("ino"), insert_ino = insert.field("ino");
-  std::array<const TracePoint*, 4> all = {&page, &direct, &collapse, &insert};
-  Points(const Points&) = delete;
-  Points& operator=(const Points&) = delete;
   size_t folio = largest_folio();
 
+  [[nodiscard]] std::vector<const TracePoint*> all() const {
+    std::vector<const TracePoint*> points = {&page, &direct};
+    for (const TracePoint& point : fallocate) points.push_back(&point);
+    return points;
+  }
+
   [[nodiscard]] std::optional<WriteEvent> event(std::span<const char> record) const {
+    using What = WriteEvent::What;
     uint16_t id = 0;
     if (record.size() >= sizeof id) std::memcpy(&id, record.data(), sizeof id);
     if (id == page.id) {
       const uint64_t index = page_index.of(record);
       const uint64_t pages =
           index == 0 ? folio : std::min<uint64_t>(folio, uint64_t{1} << std::countr_zero(index));
-      return WriteEvent{page_ino.of(record), BlockRange{index, index + pages}};
+      return WriteEvent{What::kWritten, page_ino.of(record), {index, index + pages}};
     }
     if (id == direct.id) {
       const auto bytes = static_cast<int64_t>(direct_bytes.of(record));
       const uint64_t end = direct_at.of(record);
-      if (bytes < 0) return WriteEvent{direct_ino.of(record), std::nullopt};  // nobody knows how far it came
-      return WriteEvent{direct_ino.of(record),
-                        BlockRange{(end - static_cast<uint64_t>(bytes)) / kBlockSize, blocks_of(end)}};
+      if (bytes < 0)
+        return WriteEvent{What::kUnknown, direct_ino.of(record)};  // nobody knows how far it came
+      return WriteEvent{What::kWritten,
+                        direct_ino.of(record),
+                        {(end - static_cast<uint64_t>(bytes)) / kBlockSize, blocks_of(end)}};
     }
-    if (id == collapse.id) return WriteEvent{collapse_ino.of(record), std::nullopt};
-    if (id == insert.id) return WriteEvent{insert_ino.of(record), std::nullopt};
+    for (const TracePoint& point : fallocate) {
+      if (id != point.id) continue;
+      const uint64_t begin = point.field("offset").of(record), bytes = point.field("len").of(record);
+      return WriteEvent{&point < &fallocate[2] ? What::kPrepared : What::kMoved,
+                        point.field("ino").of(record),
+                        {begin / kBlockSize, blocks_of(begin + bytes)}};
+    }
     return std::nullopt;
   }
 };
@@ -174,7 +193,8 @@ class WriteEvents::Buffer {
  public:
   Buffer(int processor, const TracePoints::Points& points, const std::string& filter, size_t size)
       : size_(size) {
-    for (const TracePoint* point : points.all) events_.push_back(open_event(*point, filter, processor, size));
+    for (const TracePoint* point : points.all())
+      events_.push_back(open_event(*point, filter, processor, size));
     void* at = ::mmap(nullptr, page_ + size_, PROT_READ | PROT_WRITE, MAP_SHARED, events_[0].get(), 0);
     if (at == MAP_FAILED) throw base::sys_error("cannot map the buffer of a trace point");
     head_ = static_cast<perf_event_mmap_page*>(at);
@@ -200,12 +220,13 @@ class WriteEvents::Buffer {
   [[nodiscard]] int fd() const { return events_[0].get(); }
 
   /// Calls `see` with what each trace point said. False: something was lost. The kernel says so with the next
-  /// event that it has room for; but something can only have been lost if the buffer is full.
+  /// event that it has room for; but something can only have been lost if the buffer was full, which it is,
+  /// for the kernel, until we have told how far we are.
   template <class See>
   bool drain(See see) {
-    const uint64_t head = __atomic_load_n(&head_->data_head, __ATOMIC_ACQUIRE);
-    uint64_t tail = head_->data_tail;
-    bool whole = head - tail + 2 * kLongestRecord <= size_;
+    const uint64_t head = __atomic_load_n(&head_->data_head, __ATOMIC_ACQUIRE), begin = head_->data_tail;
+    uint64_t tail = begin;
+    bool whole = true;
     while (tail < head) {
       perf_event_header header;
       copy(tail, std::as_writable_bytes(std::span(&header, 1)));
@@ -226,7 +247,9 @@ class WriteEvents::Buffer {
       tail += header.size;
     }
     __atomic_store_n(&head_->data_tail, head, __ATOMIC_RELEASE);
-    return whole;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    const uint64_t now = __atomic_load_n(&head_->data_head, __ATOMIC_ACQUIRE);
+    return whole && now - begin + 2 * kLongestRecord <= size_;
   }
 
  private:
@@ -244,6 +267,7 @@ struct WriteEvents::Buffers {
   const TracePoints::Points& points;
   std::string online = online_processors();  ///< one that starts later has no buffer here
   std::vector<Buffer> each = {};
+  std::vector<std::optional<WriteEvent>> last = {};  ///< that each has told
 };
 
 WriteEvents::WriteEvents(const TracePoints& points, const std::set<ino_t>& files, size_t buffer)
@@ -255,6 +279,7 @@ WriteEvents::WriteEvents(const TracePoints& points, const std::set<ino_t>& files
   for (const ino_t file : files) filter += std::format("{}ino=={}", filter.empty() ? "" : "||", file);
   for (const int processor : processors)
     buffers_->each.emplace_back(processor, buffers_->points, filter, buffer);
+  buffers_->last.resize(processors.size());
   if (buffers_->online != online_processors()) throw base::error("a processor came or went");
 }
 
@@ -266,12 +291,19 @@ std::vector<int> WriteEvents::descriptors() const {
   return out;
 }
 
+// The kernel tells of a page just before it marks it for the next writeback, with interrupts off. Whoever
+// asks at that moment, and then has the file brought to disk, may find that page left out. So what a
+// processor told last is told again, every time.
 bool WriteEvents::drain(const std::function<void(const WriteEvent&)>& see) {
   bool whole = true;
-  for (Buffer& buffer : buffers_->each)
-    whole &= buffer.drain([&](std::span<const char> record) {
-      if (const auto event = buffers_->points.event(record)) see(*event);
+  for (size_t i = 0; i < buffers_->each.size(); ++i) {
+    auto& last = buffers_->last[i];
+    if (last) see(*last);
+    whole &= buffers_->each[i].drain([&](std::span<const char> record) {
+      last = buffers_->points.event(record);
+      if (last) see(*last);
     });
+  }
   return whole && buffers_->online == online_processors();
 }
 

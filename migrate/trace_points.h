@@ -14,8 +14,16 @@ namespace migrate {
 
 /// What a trace point says of a file.
 struct WriteEvent {
+  enum class What {
+    kWritten,   ///< these blocks were, or were read directly
+    kPrepared,  ///< these will be zeros, at some time from now on, by writes nearby that are told of
+                ///< themselves alone
+    kUnknown,   ///< something was written
+    kMoved,     ///< blocks will be moved within the file, at some time from now on
+  };
+  What what = What::kUnknown;
   ino_t file = 0;
-  std::optional<BlockRange> blocks;  ///< that were written, or read directly; nullopt: it may be any
+  BlockRange blocks = {};
 };
 
 /// The kernel's trace points of writes to files (Documentation/trace/events.rst), found by their names.

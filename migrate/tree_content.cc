@@ -28,7 +28,10 @@ void ContentSender::read_data(int fd, uint64_t from, uint64_t size, uint64_t ali
       const size_t have = read_piece(fd, pos, piece, path);
       read_bytes_ += have;
       if (have > 0) take(pos, piece.first(have));
-      if (have < piece.size()) return;  // cut short meanwhile
+      if (have < piece.size()) {
+        cut_short_ = true;
+        return;
+      }
       pos += have;
       at_(pos);
     }
@@ -48,6 +51,7 @@ size_t ContentSender::read_piece(int fd, uint64_t at, std::span<std::byte> piece
 }
 
 uint64_t ContentSender::whole(int fd, uint64_t size, FileBlocks* blocks, const std::string& path) {
+  cut_short_ = false;
   read_data(fd, 0, size, blocks ? kBlockSize : 1, path,
             [&](uint64_t offset, std::span<const std::byte> bytes) {
               if (blocks) contents_.note(*blocks, offset, bytes);
@@ -58,6 +62,7 @@ uint64_t ContentSender::whole(int fd, uint64_t size, FileBlocks* blocks, const s
 
 uint64_t ContentSender::patch(int fd, uint64_t size, const FileBlocks& sent, const BlockRanges& doubtful,
                               FileBlocks* blocks, const std::string& path) {
+  cut_short_ = false;
   FileBlocks sums(kPiece / kBlockSize);
   size_t next = 0;  // the first block of which nothing was said
   auto holes_until = [&](size_t end) {

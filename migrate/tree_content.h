@@ -27,6 +27,8 @@ class ContentSender {
   uint64_t patch(int fd, uint64_t size, const FileBlocks& sent, const BlockRanges& doubtful,
                  FileBlocks* blocks, const std::string& path);
   [[nodiscard]] uint64_t read_bytes() const { return read_bytes_; }  ///< of all files so far
+  /// The last file was: what was noted of it is not what the other side has behind the cut.
+  [[nodiscard]] bool cut_short() const { return cut_short_; }
 
  private:
   static constexpr size_t kPiece = 256 << 10;
@@ -45,6 +47,7 @@ class ContentSender {
   std::function<void(uint64_t)> at_;
   std::vector<std::byte> piece_;
   uint64_t sent_bytes_ = 0, read_bytes_ = 0;
+  bool cut_short_ = false;
 };
 
 }  // namespace migrate

@@ -272,6 +272,7 @@ class Sender {
       out_.u32(0);
     }
     out_.raw(metadata->wire);
+    if (content_.cut_short()) blocks.reset();
     contents_.set(node.ino, std::move(blocks));
     progress(size);
     done_ += size;
