@@ -14,6 +14,7 @@
 #include <bit>
 #include <cstring>
 #include <format>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <string>
