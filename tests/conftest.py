@@ -57,7 +57,6 @@ class Lab:
         self.machines = self.nodes + [CLIENT]
         self.pids = {}
         self.settle_s = 5.0  # how long a test's last processes may take to end
-        self._path = os.environ["PATH"]
         self._children = []
         self._broken_links = set()
 
@@ -223,8 +222,8 @@ class Lab:
     def _enter(self, name, argv):
         pid = str(self.pids[name])
         return ["sh", "-ec", 'echo $$ >"$0"; exec "$@"', f"/proc/{pid}/root/sys/fs/cgroup/lab/cgroup.procs",
-                "nsenter", "--target", pid, "--mount", "--net", "--uts", "--cgroup", "--",
-                "/usr/bin/env", "-C", os.getcwd(), f"PATH={self._path}", *map(str, argv)]
+                "nsenter", "--target", pid, "--mount", "--net", "--uts", "--cgroup", f"--wdns={os.getcwd()}", "--",
+                *map(str, argv)]
 
     def end_children(self):
         """Kills what popen has started."""

@@ -125,7 +125,7 @@ def changes(name, _, call):
 def cases():
     for command, count in {"create": 9, "start": 22, "stop": 10, "destroy": 12}.items():
         yield pytest.param(command, count, CREATE_IMAGE, id=f"{command}-image")
-        yield pytest.param(command, 100000, CREATE, id=f"{command}-every-step", marks=pytest.mark.slow)
+        yield pytest.param(command, 100000, CREATE, id=f"{command}-every-step", marks=pytest.mark.exhaustive)
         yield pytest.param(command, 100000, CREATE_IMAGE, id=f"{command}-image-every-step", marks=pytest.mark.exhaustive)
 
 

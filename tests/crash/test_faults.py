@@ -580,7 +580,7 @@ def test_destroyed_before_it_was_confirmed(lab, templates, tmp_path):
     box = Box(lab, "gone", "shell", 33).start()
     move = Halted(box, "source.given", tmp_path)
     move.kill("source")
-    until("the destination has it", lambda: box.states().get("node2") == "running", timeout=60)
+    until("the destination has it", lambda: box.states().get("node2") == "running", timeout=60, pause=0.1)
     served(lab, "node2")
     lab.exec("node2", "drover-node", "box", "destroy", "--force", box.name)
     assert box.states() == {"node1": "given"}

@@ -131,7 +131,7 @@ def test_link_is_cut_while_memory_follows(lab, filled, tmp_path):
     time.sleep(12)
     lab.link(move.destination, "up")
     move.child.communicate(timeout=110)
-    until("all memory has arrived", lambda: filled.box.states().get(move.destination) == "running", timeout=100)
+    until("all memory has arrived", lambda: filled.box.states().get(move.destination) == "running", timeout=100, pause=0.1)
     until("the destination's side ends", lambda: state(move.pids["destination"]) in (None, "Z"), timeout=110)
     # The source may still be at it, over the connection that the destination has made: then its box is busy.
     until("both sides are settled", timeout=60,

@@ -475,7 +475,7 @@ def test_up_killed_at_some_steps(sandbox, lab_traces, script, how):
     kill_at_every_step(sandbox, lab_traces, script, how, 29 if script == "lab" else 7)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.limit(900)
 @pytest.mark.parametrize("script, how", [("lab", "TERM"), ("lab", "KILL"), ("lab-machine", "KILL")])
 def test_up_killed_at_every_step(sandbox, lab_traces, script, how):
