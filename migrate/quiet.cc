@@ -1,5 +1,6 @@
 #include "migrate/quiet.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -10,22 +11,33 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <format>
 #include <fstream>
-#include <string>
+#include <iterator>
+#include <optional>
+#include <thread>
+#include <utility>
 
 #include "base/fd.h"
+#include "base/log.h"
 
 namespace migrate {
 namespace {
+
+using namespace std::chrono_literals;
 
 // In all a fifth of a second at most, which a client sees as a pause.
 constexpr int kTurns = 20;
 constexpr useconds_t kTurn = 10'000;
 // What hangs there for longer, no other moment helps.
 constexpr int kTurnsOfVfork = 100;
+
+// For asynchronous requests. Between the disk's answer and what a program sees of it there may be a queue of
+// the kernel's. Where the disk is never idle, its slowest answer counts.
+constexpr auto kLooks = 1ms, kAfterTheDisk = 10ms, kAnyDisk = 200ms, kRequestsMost = 1000ms;
 
 bool is_fetched_from(int fd, bool is_socket) {
   if (!is_socket) {
@@ -91,7 +103,64 @@ bool has_thread_in_vfork(const std::string& proc) {
   return false;
 }
 
+/// How many requests have ended, modulo its size, in each context of io_setup(2) that a process has: the
+/// kernel keeps them in its memory.
+std::vector<uint32_t> ended_requests(pid_t pid) {
+  std::vector<uint32_t> tails;
+  const std::string proc = "/proc/" + std::to_string(pid);
+  std::ifstream maps(proc + "/maps");
+  base::Fd memory;
+  for (std::string line; std::getline(maps, line);) {
+    if (!line.contains("/[aio]")) continue;
+    if (!memory) memory = base::Fd(::open((proc + "/mem").c_str(), O_RDONLY | O_CLOEXEC));
+    std::array<uint32_t, 4> ring{};  // struct aio_ring of Linux's fs/aio.c: id, nr, head, tail
+    const auto at = static_cast<off_t>(std::stoull(line, nullptr, 16));
+    if (::pread(memory.get(), ring.data(), sizeof ring, at) == sizeof ring) tails.push_back(ring[3]);
+  }
+  return tails;
+}
+
+/// Whether the disk that a directory is on works; also true where nobody knows.
+bool disk_works(const std::string& directory) {
+  struct stat is{};
+  if (::stat(directory.c_str(), &is) != 0) return true;
+  // Reads and writes that are under way (Documentation/ABI/stable/sysfs-block).
+  std::ifstream in(std::format("/sys/dev/block/{}:{}/inflight", major(is.st_dev), minor(is.st_dev)));
+  uint64_t reads = 0, writes = 0;
+  return !(in >> reads >> writes) || reads + writes > 0;
+}
+
 }  // namespace
+
+void wait_for_requests(const std::vector<pid_t>& pids, const std::string& directory) {
+  using Clock = std::chrono::steady_clock;
+  const auto look = [&] {
+    std::vector<uint32_t> all;
+    for (const pid_t pid : pids) std::ranges::copy(ended_requests(pid), std::back_inserter(all));
+    return all;
+  };
+  const auto start = Clock::now();
+  auto seen = look();
+  if (seen.empty()) return;
+  // When one was seen to have ended, and when the disk was first seen idle after that.
+  auto ended = start;
+  std::optional<Clock::time_point> idle;
+  for (;;) {
+    if (!idle && !disk_works(directory)) idle = Clock::now();
+    std::this_thread::sleep_for(kLooks);
+    if (auto now = look(); now != seen) {
+      seen = std::move(now);
+      ended = Clock::now();
+      idle.reset();
+    }
+    const auto now = Clock::now();
+    if ((idle && now - *idle >= kAfterTheDisk) || now - ended >= kAnyDisk) return;
+    if (now - start >= kRequestsMost) {
+      base::debug("asynchronous requests of the box do not come to an end");
+      return;
+    }
+  }
+}
 
 bool is_in_vfork(pid_t pid) { return has_thread_in_vfork("/proc/" + std::to_string(pid)); }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <string>
 #include <vector>
 
 #include "box/cgroup.h"
@@ -23,5 +24,12 @@ bool somebody_connects(pid_t init);
 /// milliseconds more, some times. What is so still then stays as it is (docs/what-moves.md). The box's
 /// network is shut: nothing new comes.
 void freeze_quiet(const box::Cgroup& group);
+
+/// Of a box that is frozen: waits until its asynchronous requests (io_submit(2)) have ended, which no freezer
+/// stops and CRIU 4.2 does not wait for: what is read or written later, and the word that it was, would be
+/// lost. The kernel does not say how many there are: so until the disk of the box's files, which are in
+/// `directory`, has nothing to do and no request has ended for a while; or only the latter for longer, where
+/// others use that disk. A second at most.
+void wait_for_requests(const std::vector<pid_t>& pids, const std::string& directory);
 
 }  // namespace migrate

@@ -126,6 +126,7 @@ class Saving {
     frozen_at_ = Clock::now();
     gate_->shut();
     freeze_quiet(group_);
+    wait_for_requests(group_.pids(), paths_.priv);
     require_movable(config_, group_.pids(), *init);  // what has come since the preflight
     base::pause_point("checkpoint.frozen");
     dump.run([&] {
