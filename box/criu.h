@@ -9,6 +9,10 @@
 namespace box {
 
 std::string criu_version();
+/// In ms: how long CRIU takes on this node to start and to answer, at the best of some times. Machines differ
+/// in what a process, a page fault and a system call cost by a factor of ten and more, and in this as in what
+/// dump and restore take.
+double criu_start_ms();
 /// Whether this node can restore a box before its memory is here (userfaultfd(2) with fork, remap and unmap
 /// events).
 bool can_restore_lazily();

@@ -16,6 +16,7 @@
 #include "base/undo.h"
 #include "box/box.h"
 #include "box/cgroup.h"
+#include "box/criu.h"
 #include "box/frames.h"
 #include "box/network.h"
 #include "box/ownership.h"
@@ -121,7 +122,8 @@ class DestinationNode {
     for (bool again = false;; again = true) {
       if (!again) inspect_destination(context_, hello_);
       auto missing = box::missing_layers(context_, hello_.config);
-      wire_.send_json(Frame::kOffer, {{"missing_layers", missing}});
+      wire_.send_json(Frame::kOffer,
+                      {{"missing_layers", missing}, {"criu_start_ms", again ? 0 : box::criu_start_ms()}});
       if (hello_.dry_run) return probe();
       if (missing.empty()) return State::kArrive;
       if (again) throw base::error("layer {} of box {} did not arrive", missing.front(), hello_.config.name);

@@ -34,6 +34,10 @@ struct Goal {
   [[nodiscard]] Goal resolved(bool can_track) const;
 };
 
+/// How long CRIU takes to start on two nodes of which one dumps and the other restores (box::criu_start_ms;
+/// 0: not known): dump and restore take so many times that.
+double criu_start_of(double source_ms, double destination_ms);
+
 /// What the time of dump and restore depends on.
 struct BoxSize {
   uint64_t memory_bytes = 0;  ///< private, present, and to be sent
@@ -43,6 +47,7 @@ struct BoxSize {
       0;  ///< in CRIU's images whatever the mode: shared memory, content of tmpfs, deleted files
   unsigned processes = 1;
   uint64_t image_bytes = 0;  ///< on disk, of a private layer that is an image, if all of it is compared
+  double criu_start_ms = criu_start_of(0, 0);
 };
 
 /// Something that went over the wire.

@@ -68,7 +68,7 @@ Rounds::Rounds(base::Context& context, const MoveRequest& request, const Goal& g
       report_(report),
       group_(paths.cgroup) {}
 
-BoxSize Rounds::prepare() {
+BoxSize Rounds::prepare(double criu_start_ms) {
   image_ = box::has_image(paths_);
   layer_ = base::open(box::sent_directory(paths_), O_RDONLY | O_DIRECTORY);
   blocks_ = BlockWatch::start(layer_.get());
@@ -86,12 +86,13 @@ BoxSize Rounds::prepare() {
            .huge_pages = huge / kHugePageSize,
            .shared_bytes = shared_bytes_of(pids),
            .processes = static_cast<unsigned>(pids.size()),
-           .image_bytes = blocks_ ? 0 : box::image_bytes_on_disk(paths_)};
+           .image_bytes = blocks_ ? 0 : box::image_bytes_on_disk(paths_),
+           .criu_start_ms = criu_start_ms};
   return size_;
 }
 
-Forecast Rounds::measure(uint64_t private_layer_bytes, uint64_t layer_bytes) {
-  prepare();
+Forecast Rounds::measure(double criu_start_ms, uint64_t private_layer_bytes, uint64_t layer_bytes) {
+  prepare(criu_start_ms);
   const double noise_bandwidth = noise(layer_bytes).bandwidth();
   const auto processes = box::processes_of(group_);
   PageSender sender(wire_, processes);

@@ -33,10 +33,10 @@ class Rounds {
 
   /// How much a move will have to do, with the memory gathered into huge pages where it pays: a dump takes
   /// time for each page. Before writes are tracked, as huge pages stay whole where nothing is written.
-  BoxSize prepare();
+  BoxSize prepare(double criu_start_ms);
   /// Sends memory for a second, which the destination throws away, and looks what is written meanwhile.
   /// `layer_bytes`: of template layers that the destination lacks.
-  Forecast measure(uint64_t private_layer_bytes, uint64_t layer_bytes);
+  Forecast measure(double criu_start_ms, uint64_t private_layer_bytes, uint64_t layer_bytes);
   /// The box runs. Ends when `plan` has enough of it, be it because its target is out of reach. What it
   /// returns was predicted as soon as wire and box had been measured, in a move that began at `start`: after
   /// the first round of memory, and its freeze now.

@@ -154,6 +154,7 @@ class SourceNode {
   State preflight() {
     Step step = phase("preflight");
     report_.mode = to_string(goal_.mode);
+    criu_start_ms_ = box::criu_start_ms();  // while ssh connects
     hello_ = inspect_source(context_, box::require_running(context_, name_), lazy_);
     hello_.id = box::random_id();
     hello_.dry_run = request_.dry_run;
@@ -166,6 +167,7 @@ class SourceNode {
     Step step = phase("layers");
     auto offer = wire_.expect_json(Frame::kOffer, kPatience);
     greeted_ = true;
+    criu_start_ms_ = criu_start_of(criu_start_ms_, offer.value("criu_start_ms", 0.0));
     if (request_.dry_run) return predict(offer.at("missing_layers"));
     if (offer.at("missing_layers").empty()) return State::kRounds;
     // On a connection of its own, since it is the same as `template copy`.
@@ -183,13 +185,13 @@ class SourceNode {
     uint64_t bytes = 0;
     for (const auto& layer : hello_.config.layers)
       if (std::ranges::contains(missing_layers, layer.digest)) bytes += layer.bytes;
-    report_.predicted = rounds_.measure(hello_.private_bytes, bytes);
+    report_.predicted = rounds_.measure(criu_start_ms_, hello_.private_bytes, bytes);
     return State::kDone;
   }
 
   // from: kLayers. to: kFreeze. The box runs and writes meanwhile; from here the move is on record.
   State rounds() {
-    Plan plan(goal_, rounds_.prepare());
+    Plan plan(goal_, rounds_.prepare(criu_start_ms_));
     if (plan.next() == Plan::Next::kCannot) throw plan.refusal(name_, request_.to);
     move_ = box::begin_move(paths_, box::MoveStep::kLeaving, hello_.id, request_.to, request_.rsh,
                             hello_.config.epoch, lazy_);
@@ -229,6 +231,7 @@ class SourceNode {
     catcher_.emplace(hello_.config.mac);
     frozen_at_ = Clock::now();
     close_and_freeze(gate, *init);
+    wait_for_requests(group_.pids(), paths_.priv);
     require_movable(hello_.config, group_.pids(), *init);  // what has come since the preflight
     base::pause_point("source.frozen");
     follows_ = rounds_.last_memory();
@@ -367,6 +370,7 @@ class SourceNode {
   Transport transport_;
   Wire wire_;
   Hello hello_;
+  double criu_start_ms_ = 0;  ///< here; from kRounds on, of both nodes
   const box::ReadyForCriu ready_;
   Rounds rounds_;
   const Clock::time_point started_ = Clock::now();

@@ -17,6 +17,11 @@ DROVER = "/var/lib/drover"
 TCP_RTO_MAX_MS = 44  # Linux 6.15, include/uapi/linux/tcp.h
 
 
+def with_patience(words):
+    """The words of a move: how fast this machine is just now, is no matter of theirs."""
+    return words if "--max-downtime" in words else ("--max-downtime", "60000", *words)
+
+
 class Box:
     """A box on one of two nodes, and the calls that tests make about it."""
 
@@ -39,7 +44,7 @@ class Box:
         """Its states, when a node that has given up a move has had the time to take away what came of it."""
         end = time.monotonic() + 5
         while "arriving" in (states := self.states()).values() and time.monotonic() < end:
-            time.sleep(0.05)
+            time.sleep(0.1)
         return states
 
     def node(self):
@@ -65,15 +70,13 @@ class Box:
     def migrate(self, *words, check=True, timeout=120):
         """Moves it to the other node and returns the report, or the CompletedProcess where check is false."""
         here, there = self.node(), self.other()
-        if "--max-downtime" not in words:  # how fast this machine is just now, is no matter of theirs
-            words = ("--max-downtime", "60000", *words)
-        result = self.lab.exec(here, "drover-node", "--json", "box", "migrate", self.name, "--to", there, *words,
+        result = self.lab.exec(here, "drover-node", "--json", "box", "migrate", self.name, "--to", there, *with_patience(words),
                                check=False, timeout=timeout)
         if not check:
             return result
         checked(result)
         # The command has the other node's word that the box runs there, and does not wait for its last notes on disk.
-        until("the other node has ended its part", lambda: self.states() == {there: "running"}, timeout=20)
+        until("the other node has ended its part", lambda: self.states() == {there: "running"}, timeout=20, pause=0.1)
         served(self.lab, there)
         return json.loads(result.stdout)
 
@@ -284,6 +287,7 @@ class Halted:
         self.rsh = tmp_path / "rsh"
         if "--mode" not in words:  # the shortest way, and the one with the fewest processes
             words = ("--mode", "stop", *words)
+        words = with_patience(words)
         # Only the first connection stops there: what recover asks and tells later must not. (Of the memory's, which
         # is the second one, nothing else comes to its point.)
         at_destination = f"env DROVER_PAUSE_AT={point}" if point.startswith("destination.") else ""

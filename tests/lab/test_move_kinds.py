@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import ROOT, checked, command_line, lines, no_time_limit, until
-from moves import DROVER, Box, nothing_remains
+from moves import DROVER, Box, nothing_remains, with_patience
 
 pytestmark = pytest.mark.limit(180)
 
@@ -38,6 +38,7 @@ FORGOTTEN = {
     "timer-slack": "TIMERSLACK is 50000",
     "personality": "the personality is 0",
     "landlock": "the rules are gone",
+    "aio-poll": "the poll does not end",
     "udp-unread": "the number of datagrams that wait is 0, not 1",
     "sysv-sem-undo": "the semaphore after the end of its holder is 4, not 5",
 }
@@ -309,6 +310,21 @@ def test_full_send_queue_arrives_whole(moved):
 
 
 @pytest.mark.limit(300)
+@pytest.mark.parametrize("mode", ["stop", "precopy", "postcopy", "hybrid"])
+def test_asynchronous_requests_under_way(lab, templates, program, mode):
+    """Direct reads and writes at any moment, as of InnoDB: what they read and write, and the word that they are over."""
+    box = Kinds(lab, "requests", "debian-13", 163)
+    try:
+        box.start(program, ["aio-under-way"])
+        for turn in (1, 2, 3):
+            box.migrate("--mode", mode, "--force")
+            box.look(["aio-under-way"])
+            assert box.says("aio-under-way") == ["ready", *["ok"] * turn]
+    finally:
+        box.destroy()
+
+
+@pytest.mark.limit(300)
 @pytest.mark.parametrize("mode", ["postcopy", "precopy", "hybrid"])
 def test_private_memory_of_every_sort(lab, templates, program, mode):
     """tests/lab/kinds_lazy.cc, and that CRIU does not look at it page by page (docs/decisions/0015)."""
@@ -358,7 +374,7 @@ def attempt(box):
     """A move that is refused: (exit status, error, hint). The box goes on as before."""
     pid = box.show()["pid"]
     before = box.lab.inventory()
-    result = box.lab.exec("node1", "drover-node", "box", "migrate", box.name, "--to", "node2", check=False)
+    result = box.lab.exec("node1", "drover-node", "box", "migrate", box.name, "--to", "node2", *with_patience(()), check=False)
     said = [line for line in result.stderr.splitlines() if line.startswith(("error: ", "hint: "))]
     assert [line.split(": ")[0] for line in said] == ["error", "hint"], result.stderr
     until("the other node knows nothing of it", lambda: box.states() == {"node1": "running"})

@@ -1,7 +1,9 @@
 """What the operator is told of the freeze before it: --max-downtime, --force, --dry-run."""
 
 import json
+import os
 import re
+import shutil
 import threading
 
 import pytest
@@ -37,6 +39,27 @@ def test_dry_run_moves_nothing(lab, make_box, before):  # noqa: F811
         assert expected["bytes"] / 3 < report["bytes"] < expected["bytes"] * 3, (expected, report)
         assert expected["freeze_ms"] / 5 < report["freeze_ms"] < expected["freeze_ms"] * 5, (expected, report)
     client.finish()
+
+
+@pytest.mark.limit(120)
+def test_node_that_is_slow(lab, make_box, before, tmp_path):  # noqa: F811
+    """What a dump and a restore take is predicted by how long CRIU takes to start: on both nodes."""
+    box = make_box("paced", "shell", 56)
+    rsh = tmp_path / "rsh"
+    rsh.write_text(f'#!/bin/sh\nnode=$1; shift\nexec ssh -o BatchMode=yes "$node" env "PATH={tmp_path}:$PATH" "$@"\n')
+    rsh.chmod(0o755)
+    criu = shutil.which("criu")
+
+    def predicted(*options, path=""):
+        result = lab.exec("node1", "env", f"PATH={path}{os.environ['PATH']}", "drover-node", "--json", "box", "migrate", box.name, "--to",
+                          "node2", "--dry-run", *options)
+        return json.loads(result.stdout)["predicted"]["freeze_ms"]
+
+    usual = predicted()
+    (tmp_path / "criu").write_text(f'#!/bin/sh\nsleep 2\nexec {criu} "$@"\n')
+    (tmp_path / "criu").chmod(0o755)
+    assert predicted("--rsh", str(rsh)) > 2 * usual, "the destination's"
+    assert predicted(path=f"{tmp_path}:") > 2 * usual, "the source's"
 
 
 @pytest.mark.limit(120)
@@ -79,13 +102,13 @@ def test_shared_memory_over_a_slow_link(lab, make_box, before, mode):  # noqa: F
     box.exec("dd", "if=/dev/urandom", "of=/dev/shm/large", "bs=1M", "count=40")
     lab.link("node2", "slow", "40mbit")
     try:
-        result = box.migrate("--mode", mode, "--max-downtime", "400", check=False, timeout=200)
+        result = box.migrate("--mode", mode, "--max-downtime", "3000", check=False, timeout=200)
         assert result.returncode == 1, result.stdout
         error = json.loads(result.stderr.splitlines()[-1])["error"]
-        assert "and 400 are allowed: 42 MB of shared memory" in error, error
+        assert "and 3000 are allowed: 42 MB of shared memory" in error, error
         # 8.4 s on the wire, also where the box's own memory is too little to measure that by.
         predicted = int(re.search(r"frozen for (\d+) ms", error)[1])
-        assert 7000 < predicted < 13000, error
+        assert 7000 < predicted < 15000, error
         untouched(box, client)
     finally:
         lab.link("node2", "up")
@@ -118,7 +141,7 @@ def test_files_that_are_written_faster_than_the_link_carries(lab, make_box, befo
     scribbler = Scribbler(client.other(), 8)
     lab.link("node2", "slow", "40mbit")
     try:
-        result = box.migrate("--mode", "postcopy", "--max-downtime", "500", check=False, timeout=200)
+        result = box.migrate("--mode", "postcopy", "--max-downtime", "2500", check=False, timeout=200)
         assert result.returncode == 1, result.stdout
         error = json.loads(result.stderr.splitlines()[-1])["error"]
         assert "written files have to be sent meanwhile" in error, error
@@ -134,17 +157,17 @@ def test_box_that_writes_faster_than_the_link_carries(lab, make_box, before):  #
     box = make_box("scribbled", "redis", 52).answers(6379)
     client = Counter(lab, box.ip4)
     box.exec("redis-cli", "config", "set", "appendonly", "no")  # or the private layer would say it first
-    fill(client.other(), 8)
-    scribbler = Scribbler(client.other(), 8)
+    fill(client.other(), 48)
+    scribbler = Scribbler(client.other(), 48)
     lab.link("node2", "slow", "40mbit")
     try:
-        result = box.migrate("--max-downtime", "500", check=False, timeout=200)
+        result = box.migrate("--max-downtime", "2500", check=False, timeout=200)
         assert result.returncode == 1, result.stdout
         said = json.loads(result.stderr.splitlines()[-1])
         assert "it writes" in said["error"] and "reach node2" in said["error"], said
         assert "--mode hybrid or postcopy" in said["hint"]
         untouched(box, client)
-        report = box.migrate("--mode", "hybrid", "--max-downtime", "2000", timeout=200)
+        report = box.migrate("--mode", "hybrid", "--max-downtime", "10000", timeout=200)
         assert bytes_of(report, "memory 0") > 8 << 20
     finally:
         lab.link("node2", "up")

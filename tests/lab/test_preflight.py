@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 from conftest import command_line, lines, until
-from moves import DROVER, Box, Halted, nothing_remains
+from moves import DROVER, Box, Halted, nothing_remains, with_patience
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def refused(box, *words, status=1, to="node2"):
     """The move is refused with one error line and one hint line, which are returned, and nothing has changed."""
     pid, journal = box.show()["pid"], box.upper().parents[1] / "move.journal"
     frozen = box.lab.group / "node1/drover" / box.name / "cgroup.events"
-    result = box.lab.exec("node1", "drover-node", "box", "migrate", box.name, "--to", to, *words, check=False)
+    result = box.lab.exec("node1", "drover-node", "box", "migrate", box.name, "--to", to, *with_patience(words), check=False)
     said = [line for line in result.stderr.splitlines() if not is_progress(line)]
     assert result.returncode == status, result.stderr
     assert result.stdout == ""
@@ -313,7 +313,7 @@ def test_taken_since_the_preflight(lab, box, tmp_path, what):
     for layer in layers:
         os.rename(layer, f"{layer}.away")
     try:
-        result = lab.exec("node1", "drover-node", "box", "migrate", box.name, "--to", "node2", "--rsh", rsh, check=False)
+        result = lab.exec("node1", "drover-node", "box", "migrate", box.name, "--to", "node2", "--rsh", rsh, *with_patience(()), check=False)
     finally:
         for layer in layers:
             os.rename(f"{layer}.away", layer)

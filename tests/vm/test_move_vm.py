@@ -528,7 +528,7 @@ def test_small_writes_into_huge_pages(guests, make_box):  # noqa: F811
     box.exec("sh", "-c", f"setsid perl -e '{TOUCHES}' </dev/null >/dev/null 2>&1 & until [ -e /filled ]; do sleep 0.1; done; sleep 0.5")
     huge = int(guests.sh("node1", "awk '/^AnonHugePages/ {print $2}' /proc/$(pgrep -x perl)/smaps_rollup"))
     assert huge << 10 > 48 * HUGE
-    report = box.migrate("--mode", "precopy", "--max-downtime", "1000")
+    report = box.migrate("--mode", "precopy", "--max-downtime", "10000")
     rounds = [phase["bytes"] for phase in report["phases"] if re.fullmatch(r"memory \d+", phase["name"])]
     assert rounds[0] > 64 * HUGE
     # 64 pages in 1.3 s. As huge pages that would be 100 MB a second.
@@ -561,7 +561,7 @@ def test_write_load(guests, make_box, mode, pages):  # noqa: F811
     writer = Writer(guests, box, megabytes_per_s=2)
     for number in range(10):  # less than 64 MB are not gathered
         box.exec("sh", "-c", f"head -c 12000000 /dev/zero | redis-cli -x set filler:{number}")
-    report = box.migrate("--mode", mode, *(["--max-downtime", "1000"] if mode == "precopy" else []))
+    report = box.migrate("--mode", mode, *(["--max-downtime", "10000"] if mode == "precopy" else []))
     assert (report["mode"], report["outcome"]) == (mode, "moved")
     gathered = next(phase["bytes"] for phase in report["phases"] if phase["name"] == "gather")
     assert gathered > 32 << 20 if pages == "madvise" else gathered == 0, report["phases"]

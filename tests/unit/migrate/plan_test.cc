@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <random>
 
 namespace migrate {
@@ -88,6 +89,28 @@ TEST(PlanFreeze, GrowsWithProcessesPagesAndDirtyMemory) {
   EXPECT_GT(freeze(box_of(100'000'000, 22), 0), one + 100);
   EXPECT_GT(freeze(box_of(1'000'000'000), 0), one + 10);
   EXPECT_NEAR(freeze(box_of(100'000'000), 10'000'000), one + 100, 0.1);
+}
+
+TEST(PlanFreeze, IsLongerWhereCriuIsSlow) {
+  EXPECT_EQ(criu_start_of(10, 10), 10);
+  EXPECT_EQ(criu_start_of(5, 15), 10) << "the dump on one node, the restore on the other";
+  for (const Mode mode : {Mode::kStop, Mode::kPrecopy, Mode::kPostcopy, Mode::kHybrid}) {
+    const auto freeze = [&](double start) {
+      return Plan({.mode = mode}, {.processes = 10, .criu_start_ms = start}).freeze_ms();
+    };
+    EXPECT_NEAR(freeze(20), 4 * freeze(5), 0.1);
+  }
+}
+
+TEST(PlanFreeze, TheOtherNodesWordForItHasBounds) {
+  for (const double unknown : {0.0, -1.0, std::nan("")}) {
+    EXPECT_EQ(criu_start_of(70, unknown), criu_start_of(0, 0));
+    EXPECT_EQ(criu_start_of(unknown, 70), criu_start_of(0, 0));
+  }
+  for (const double bad : {1e-300, 1e300, std::numeric_limits<double>::infinity()}) {
+    EXPECT_GE(criu_start_of(1e-9, bad), 0.5);
+    EXPECT_LE(criu_start_of(5, bad), 1000);
+  }
 }
 
 TEST(PlanFreeze, HugePagesAreFewer) {
