@@ -4,8 +4,6 @@
 #include <cmath>
 #include <format>
 
-#include "base/log.h"
-
 namespace migrate {
 namespace {
 
@@ -70,7 +68,6 @@ std::string rate(double bytes_per_second) {
 }  // namespace
 
 double criu_start_of(double source_ms, double destination_ms) {
-  base::debug("CRIU starts in {:.1f} ms here, and in {:.1f} there", source_ms, destination_ms);
   if (!(source_ms > 0) || !(destination_ms > 0)) return kUsualStart;
   return std::clamp((source_ms + destination_ms) / 2, kShortestStart, kLongestStart);
 }

@@ -154,8 +154,9 @@ class SourceNode {
   State preflight() {
     Step step = phase("preflight");
     report_.mode = to_string(goal_.mode);
+    const box::Status status = box::require_running(context_, name_);
     criu_start_ms_ = box::criu_start_ms();  // while ssh connects
-    hello_ = inspect_source(context_, box::require_running(context_, name_), lazy_);
+    hello_ = inspect_source(context_, status, lazy_);
     hello_.id = box::random_id();
     hello_.dry_run = request_.dry_run;
     wire_.send_json(Frame::kHello, hello_.json());
@@ -167,7 +168,9 @@ class SourceNode {
     Step step = phase("layers");
     auto offer = wire_.expect_json(Frame::kOffer, kPatience);
     greeted_ = true;
-    criu_start_ms_ = criu_start_of(criu_start_ms_, offer.value("criu_start_ms", 0.0));
+    const double there = offer.value("criu_start_ms", 0.0);
+    base::debug("CRIU starts in {:.1f} ms here, and in {:.1f} there", criu_start_ms_, there);
+    criu_start_ms_ = criu_start_of(criu_start_ms_, there);
     if (request_.dry_run) return predict(offer.at("missing_layers"));
     if (offer.at("missing_layers").empty()) return State::kRounds;
     // On a connection of its own, since it is the same as `template copy`.

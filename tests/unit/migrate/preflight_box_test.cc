@@ -1,14 +1,20 @@
 #include "migrate/preflight_box.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/bpf.h>
 #include <linux/io_uring.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <iostream>
 #include <string>
 
 #include "base/error.h"
@@ -21,14 +27,19 @@ namespace {
 // started before it had the filter. All else is refused in tests/lab/test_move_kinds.py.
 
 /// In an empty root of its own, with nothing open that lies outside.
-int like_a_box(Boxed& box) {
+bool enter_empty_root() {
   if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
       ::mount("tmpfs", "/mnt", "tmpfs", 0, nullptr) != 0 || ::chdir("/mnt") != 0 ||
       ::syscall(SYS_pivot_root, ".", ".") != 0 || ::umount2(".", MNT_DETACH) != 0)
-    return 1;
+    return false;
   struct stat file{};
   for (int fd = 0; fd < 1024; ++fd)
     if (::fstat(fd, &file) == 0 && !S_ISFIFO(file.st_mode)) ::close(fd);  // the test's own pipes stay
+  return true;
+}
+
+int with_io_uring(Boxed& box) {
+  if (!enter_empty_root()) return 1;
   box.step();
   io_uring_params parameters{};
   const auto ring = static_cast<int>(::syscall(SYS_io_uring_setup, 8, &parameters));
@@ -54,7 +65,7 @@ std::string refusal(const Boxed& box) {
 }
 
 TEST(PreflightBox, RefusesIoUring) {
-  Boxed box(like_a_box);
+  Boxed box(with_io_uring);
   ASSERT_TRUE(box.wait_step()) << box.wait();
   EXPECT_EQ(refusal(box), "");
   ASSERT_TRUE(box.next()) << box.wait();
@@ -62,6 +73,65 @@ TEST(PreflightBox, RefusesIoUring) {
   EXPECT_TRUE(refusal(box).contains("stop and start the box")) << refusal(box);
   ASSERT_TRUE(box.next()) << box.wait();
   EXPECT_TRUE(refusal(box).contains("uses io_uring, which cannot be moved")) << refusal(box);
+}
+
+/// Something that a process can have, its descriptor or -1; and what is said of it.
+struct Refused {
+  const char* name;
+  int (*open)();
+  const char* said;
+};
+
+int open_device(unsigned high, unsigned low) {
+  ::mknod("/device", S_IFCHR | 0600, makedev(high, low));
+  return ::open("/device", O_RDONLY);
+}
+
+const Refused kRefused[] = {
+    {"device", [] { return open_device(1, 11); }, "has the device /device open"},  // kmsg
+    {"fuse", [] { return open_device(10, 229); }, "has the device /device open"},
+    {"kvm", [] { return open_device(10, 232); }, "has the device /device open"},
+    {"tun", [] { return open_device(10, 200); }, "has the device /device open"},
+    {"bpf",
+     [] {
+       bpf_attr map{};
+       map.map_type = BPF_MAP_TYPE_ARRAY;
+       map.key_size = map.value_size = 4;
+       map.max_entries = 1;
+       return static_cast<int>(::syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof map));
+     },
+     "holds BPF maps or programs"},
+    {"mptcp", [] { return ::socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP); }, "uses multipath TCP"},
+    {"af_alg", [] { return ::socket(AF_ALG, SOCK_SEQPACKET, 0); }, "uses the kernel's cryptography (AF_ALG)"},
+    {"sctp", [] { return ::socket(AF_INET, SOCK_STREAM, IPPROTO_SCTP); }, "has a socket of IP protocol 132"},
+};
+
+TEST(PreflightBox, RefusesWhatNoBoxCanGet) {
+  int seen = 0;
+  for (const Refused& refused : kRefused) {
+    Boxed box([&](Boxed& self) {
+      if (!enter_empty_root()) return 1;
+      const int thing = refused.open();
+      self.step();
+      if (thing < 0) return 2;
+      self.step();
+      ::close(thing);
+      self.step();
+      return 0;
+    });
+    ASSERT_TRUE(box.wait_step()) << refused.name;
+    const std::string said = refusal(box);
+    if (!box.next()) {
+      std::cout << "this kernel has no " << refused.name << "\n";
+      EXPECT_EQ(said, "") << refused.name;
+      continue;
+    }
+    ++seen;
+    EXPECT_TRUE(said.contains(std::string(refused.said) + ", which cannot be moved")) << refused.name << said;
+    ASSERT_TRUE(box.next()) << refused.name;
+    EXPECT_EQ(refusal(box), "") << refused.name;
+  }
+  EXPECT_GE(seen, 2) << "the device and BPF are in every kernel";
 }
 
 }  // namespace
