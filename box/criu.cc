@@ -106,6 +106,7 @@ int request(const CriuRestore& restore) {
 std::string criu_version() {
   Options o = make_options();
   int v = criu_local_get_version(o.get());  // 40201 for 4.2.1
+  if (v < 0) base::check_interrupt();       // Ctrl-C reaches CRIU as well
   if (v < 0)
     throw base::error("CRIU does not run on this node")
         .hint("`criu check` tells what is missing; is it installed?");

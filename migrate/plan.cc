@@ -13,7 +13,9 @@ namespace {
 // themselves for 71 to 75. This decides whether a box is frozen at all: so what is written here is more.
 constexpr double kOneProcess = 26, kEachMore = 2.8;
 // In ms: what CRIU takes to start where nobody has measured it; and what it may be.
-constexpr double kUsualStart = 5, kShortestStart = 0.5, kLongestStart = 1000;
+constexpr double kUsualStart = 5, kShortestStart = 0.5, kLongestStart = 200;
+// Until its asynchronous requests have ended, if the disk is idle then (quiet.h).
+constexpr double kRequests = 55;
 // Of the dump, the walk over page maps: 4 GB in small pages 60 to 66, in huge ones 17 to 25, of a process
 // whose dump takes 4 without (docs/decisions/0015); on another machine, with 5 GB in huge ones, 48.
 constexpr double kEachPage = 0.00006, kEachHugePage = 0.02;
@@ -44,13 +46,17 @@ constexpr double kIdleMs = 2000;
 // In ms; of a computed round: the way there and back.
 constexpr double kShortestRound = 1;
 
-double fixed_ms(const Goal& goal, const BoxSize& size) {
+double starts_ms(const BoxSize& size) {
   const unsigned more = size.processes > 1 ? size.processes - 1 : 0;
+  return size.criu_start_ms * (kOneProcess + kEachMore * more);
+}
+
+double fixed_ms(const Goal& goal, const BoxSize& size) {
   const double pages = kEachPage * static_cast<double>(size.small_pages) +
                        kEachHugePage * static_cast<double>(size.huge_pages);
   const uint64_t in_images = size.shared_bytes + (goal.mode == Mode::kStop ? size.memory_bytes : 0);
   const double images = kImagesEachByte * static_cast<double>(in_images);
-  return size.criu_start_ms * (kOneProcess + kEachMore * more) + pages + images +
+  return starts_ms(size) + (size.requests ? kRequests : 0) + pages + images +
          kComparedEachByte * static_cast<double>(size.image_bytes);
 }
 
@@ -68,8 +74,12 @@ std::string rate(double bytes_per_second) {
 }  // namespace
 
 double criu_start_of(double source_ms, double destination_ms) {
-  if (!(source_ms > 0) || !(destination_ms > 0)) return kUsualStart;
-  return std::clamp((source_ms + destination_ms) / 2, kShortestStart, kLongestStart);
+  const bool source = source_ms > 0, destination = destination_ms > 0;
+  if (!source && !destination) return kUsualStart;
+  const double mean = source && destination ? (source_ms + destination_ms) / 2
+                      : source              ? source_ms
+                                            : destination_ms;
+  return std::clamp(mean, kShortestStart, kLongestStart);
 }
 
 Mode parse_mode(const std::string& name) {
@@ -296,8 +306,9 @@ base::Error Plan::refusal(const std::string& box, const std::string& node) const
     why = std::format("it writes {}, {} reach {}, and {:.1f} MB stay to be sent", rate(dirty_rate()),
                       rate(bandwidth()), node, left);
 
-  // A tenth more, and a trifle of memory, so that the next attempt does not fail by a hair.
-  const uint64_t enough = rounded_up(predicted * 1.1 + kTrifle);
+  // A tenth more, and a trifle of memory, so that the next attempt does not fail by a hair; and it measures
+  // anew what CRIU takes, on a machine that may have more to do.
+  const uint64_t enough = rounded_up(predicted * 1.1 + starts_ms(size_) * 0.4 + kTrifle);
   std::string hint = "--force moves it all the same";
   if (enough <= kMostDowntimeMs) hint += std::format(", --max-downtime {} would be met", enough);
   // Post-copy's dump reads no memory, but walks the same page maps.

@@ -48,6 +48,7 @@ struct BoxSize {
   unsigned processes = 1;
   uint64_t image_bytes = 0;  ///< on disk, of a private layer that is an image, if all of it is compared
   double criu_start_ms = criu_start_of(0, 0);
+  bool requests = false;  ///< it may have asynchronous requests to a disk under way
 };
 
 /// Something that went over the wire.

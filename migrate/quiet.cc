@@ -17,12 +17,11 @@
 #include <format>
 #include <fstream>
 #include <iterator>
-#include <optional>
 #include <thread>
 #include <utility>
 
+#include "base/error.h"
 #include "base/fd.h"
-#include "base/log.h"
 
 namespace migrate {
 namespace {
@@ -36,8 +35,9 @@ constexpr useconds_t kTurn = 10'000;
 constexpr int kTurnsOfVfork = 100;
 
 // For asynchronous requests. Between the disk's answer and what a program sees of it there may be a queue of
-// the kernel's. Where the disk is never idle, its slowest answer counts.
-constexpr auto kLooks = 1ms, kAfterTheDisk = 10ms, kAnyDisk = 200ms, kRequestsMost = 1000ms;
+// the kernel's, which on a busy machine takes a while. Where the disk is never idle, its slowest answer
+// counts (DiskReads::kSettle).
+constexpr auto kLooks = 1ms, kAfterTheDisk = 50ms, kAnyDisk = 500ms, kRequestsMost = 2000ms;
 
 bool is_fetched_from(int fd, bool is_socket) {
   if (!is_socket) {
@@ -103,61 +103,72 @@ bool has_thread_in_vfork(const std::string& proc) {
   return false;
 }
 
-/// How many requests have ended, modulo its size, in each context of io_setup(2) that a process has: the
-/// kernel keeps them in its memory.
-std::vector<uint32_t> ended_requests(pid_t pid) {
-  std::vector<uint32_t> tails;
+/// Where the kernel notes in a process's memory what has become of its asynchronous requests.
+struct Ring {
+  base::Fd memory;
+  off_t at = 0;
+
+  /// How many have ended, modulo its size.
+  [[nodiscard]] uint32_t ended() const {
+    std::array<uint32_t, 4> head{};  // struct aio_ring of Linux's fs/aio.c: id, nr, head, tail
+    return ::pread(memory.get(), head.data(), sizeof head, at) == sizeof head ? head[3] : 0;
+  }
+};
+
+std::vector<Ring> rings_of(pid_t pid) {
+  std::vector<Ring> rings;
   const std::string proc = "/proc/" + std::to_string(pid);
   std::ifstream maps(proc + "/maps");
-  base::Fd memory;
-  for (std::string line; std::getline(maps, line);) {
-    if (!line.contains("/[aio]")) continue;
-    if (!memory) memory = base::Fd(::open((proc + "/mem").c_str(), O_RDONLY | O_CLOEXEC));
-    std::array<uint32_t, 4> ring{};  // struct aio_ring of Linux's fs/aio.c: id, nr, head, tail
-    const auto at = static_cast<off_t>(std::stoull(line, nullptr, 16));
-    if (::pread(memory.get(), ring.data(), sizeof ring, at) == sizeof ring) tails.push_back(ring[3]);
-  }
-  return tails;
+  for (std::string line; std::getline(maps, line);)
+    if (line.ends_with(" /[aio] (deleted)"))
+      rings.push_back({base::Fd(::open((proc + "/mem").c_str(), O_RDONLY | O_CLOEXEC)),
+                       static_cast<off_t>(std::stoull(line, nullptr, 16))});
+  return rings;
 }
 
 /// Whether the disk that a directory is on works; also true where nobody knows.
 bool disk_works(const std::string& directory) {
   struct stat is{};
   if (::stat(directory.c_str(), &is) != 0) return true;
-  // Reads and writes that are under way (Documentation/ABI/stable/sysfs-block).
-  std::ifstream in(std::format("/sys/dev/block/{}:{}/inflight", major(is.st_dev), minor(is.st_dev)));
-  uint64_t reads = 0, writes = 0;
-  return !(in >> reads >> writes) || reads + writes > 0;
+  const std::string disk = std::format("/sys/dev/block/{}:{}/", major(is.st_dev), minor(is.st_dev));
+  for (const char* counts : {"queue/iostats", "../queue/iostats"})  // a partition has its disk's
+    if (base::read_file_if_exists(disk + counts).value_or("1") == "0\n") return true;
+  // Its ninth figure: what is under way (Documentation/block/stat.rst). Since Linux 6.10 that has what waits
+  // in a queue, which the file `inflight` has not.
+  std::ifstream in(disk + "stat");
+  uint64_t figure = 0;
+  for (int k = 0; k < 9; ++k) in >> figure;
+  return !in || figure > 0;
 }
 
 }  // namespace
 
+bool may_request(pid_t pid) { return !rings_of(pid).empty(); }
+
 void wait_for_requests(const std::vector<pid_t>& pids, const std::string& directory) {
   using Clock = std::chrono::steady_clock;
+  std::vector<Ring> rings;
+  for (const pid_t pid : pids) std::ranges::move(rings_of(pid), std::back_inserter(rings));
+  if (rings.empty()) return;
   const auto look = [&] {
     std::vector<uint32_t> all;
-    for (const pid_t pid : pids) std::ranges::copy(ended_requests(pid), std::back_inserter(all));
+    for (const Ring& ring : rings) all.push_back(ring.ended());
     return all;
   };
   const auto start = Clock::now();
   auto seen = look();
-  if (seen.empty()) return;
-  // When one was seen to have ended, and when the disk was first seen idle after that.
-  auto ended = start;
-  std::optional<Clock::time_point> idle;
-  for (;;) {
-    if (!idle && !disk_works(directory)) idle = Clock::now();
+  auto ended = start, idle_since = start;  // when one was seen to have ended; and the disk's rest
+  for (auto now = start; now - ended < kAnyDisk; now = Clock::now()) {
+    if (disk_works(directory)) idle_since = now;
+    if (now - std::max(idle_since, ended) >= kAfterTheDisk) return;
+    if (now - start >= kRequestsMost)
+      throw base::error("asynchronous requests of the box go on ending for {} s while it is frozen",
+                        kRequestsMost / 1s)
+          .hint("try again when it reads and writes less");
     std::this_thread::sleep_for(kLooks);
-    if (auto now = look(); now != seen) {
-      seen = std::move(now);
+    if (auto is = look(); is != seen) {
+      seen = std::move(is);
       ended = Clock::now();
-      idle.reset();
-    }
-    const auto now = Clock::now();
-    if ((idle && now - *idle >= kAfterTheDisk) || now - ended >= kAnyDisk) return;
-    if (now - start >= kRequestsMost) {
-      base::debug("asynchronous requests of the box do not come to an end");
-      return;
     }
   }
 }

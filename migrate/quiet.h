@@ -25,11 +25,14 @@ bool somebody_connects(pid_t init);
 /// network is shut: nothing new comes.
 void freeze_quiet(const box::Cgroup& group);
 
-/// Of a box that is frozen: waits until its asynchronous requests (io_submit(2)) have ended, which no freezer
-/// stops and CRIU 4.2 does not wait for: what is read or written later, and the word that it was, would be
-/// lost. The kernel does not say how many there are: so until the disk of the box's files, which are in
-/// `directory`, has nothing to do and no request has ended for a while; or only the latter for longer, where
-/// others use that disk. A second at most.
+/// Whether a process has made a context for asynchronous requests (io_setup(2)).
+bool may_request(pid_t pid);
+
+/// Of a box that is frozen: waits until its asynchronous requests have ended, which no freezer stops and CRIU
+/// 4.2 does not wait for: what is read or written later, and the word that it was, would be lost. The kernel
+/// does not say how many there are: so until the disk of the box's files, which are in `directory`, has
+/// nothing to do and no request has ended for 50 ms; or for half a second, where others use that disk or
+/// nobody knows. Throws when they still end after two seconds.
 void wait_for_requests(const std::vector<pid_t>& pids, const std::string& directory);
 
 }  // namespace migrate

@@ -18,6 +18,7 @@
 #include "migrate/open_files.h"
 #include "migrate/pages.h"
 #include "migrate/preflight.h"
+#include "migrate/quiet.h"
 #include "migrate/stream.h"
 
 namespace migrate {
@@ -87,7 +88,8 @@ BoxSize Rounds::prepare(double criu_start_ms) {
            .shared_bytes = shared_bytes_of(pids),
            .processes = static_cast<unsigned>(pids.size()),
            .image_bytes = blocks_ ? 0 : box::image_bytes_on_disk(paths_),
-           .criu_start_ms = criu_start_ms};
+           .criu_start_ms = criu_start_ms,
+           .requests = std::ranges::any_of(pids, may_request)};
   return size_;
 }
 

@@ -126,8 +126,8 @@ class Saving {
     frozen_at_ = Clock::now();
     gate_->shut();
     freeze_quiet(group_);
-    wait_for_requests(group_.pids(), paths_.priv);
     require_movable(config_, group_.pids(), *init);  // what has come since the preflight
+    wait_for_requests(group_.pids(), paths_.priv);
     base::pause_point("checkpoint.frozen");
     dump.run([&] {
       SendOptions options;

@@ -234,8 +234,8 @@ class SourceNode {
     catcher_.emplace(hello_.config.mac);
     frozen_at_ = Clock::now();
     close_and_freeze(gate, *init);
-    wait_for_requests(group_.pids(), paths_.priv);
     require_movable(hello_.config, group_.pids(), *init);  // what has come since the preflight
+    wait_for_requests(group_.pids(), paths_.priv);
     base::pause_point("source.frozen");
     follows_ = rounds_.last_memory();
     Step step = phase("dump");

@@ -19,7 +19,7 @@ VALUE_OF_K = f"string.rep(string.format('%016d', k), {VALUE // 16})"
 FILL = f"for k = ARGV[1], ARGV[2] - 1 do redis.call('SET', 'fill' .. k, {VALUE_OF_K}) end"
 WRONG = (f"local wrong = 0; for k = 0, ARGV[1] - 1, 41 do if redis.call('GET', 'fill' .. k) ~= {VALUE_OF_K} then wrong = wrong + 1 end "
          "end return wrong")
-# In milliseconds. Of dump and restore half or less is predicted without KVM (decision 30): this leaves little for what the
+# In milliseconds. Of dump and restore about half is predicted without KVM (decision 30): this leaves little for what the
 # rounds leave.
 MAX_DOWNTIME = 2000
 PHASES = ("dump", "last round", "images", "restore", "resume")

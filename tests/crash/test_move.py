@@ -21,7 +21,7 @@ def cases():
     for number, (point, victim, order) in enumerate(itertools.product(POINTS, VICTIMS, ORDERS)):
         # Each point with each victim in any case, and the orders take turns.
         quick = (number // 3 + number // 9) % 3 == number % 3
-        yield pytest.param(point, victim, order, marks=() if quick else pytest.mark.slow,
+        yield pytest.param(point, victim, order, marks=() if quick else pytest.mark.exhaustive,
                            id=f"{point}-{victim}-{order.replace(' ', '-')}")
 
 
@@ -122,7 +122,7 @@ def receivers(lab, node):
 
 @pytest.mark.leaves
 @pytest.mark.limit(240)
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=() if seed < 4 else pytest.mark.slow) for seed in range(24)])
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=() if seed < 8 else pytest.mark.exhaustive) for seed in range(24)])
 def test_killed_at_any_time(lab, rack, tmp_path, seed):
     """Between the points as well."""
     dice = random.Random(seed)

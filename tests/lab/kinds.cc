@@ -28,8 +28,8 @@ const std::string kDirectory = "/srv/kinds/";
 
 std::vector<Kind> all_kinds() {
   std::vector<Kind> all;
-  for (const Kind* table : {kFileKinds, kMemoryKinds, kLazyKinds, kTcpKinds, kSocketKinds, kSignalKinds,
-                            kProcessKinds, kRefusedKinds})
+  for (const Kind* table : {kFileKinds, kMemoryKinds, kRequestKinds, kLazyKinds, kTcpKinds, kSocketKinds,
+                            kSignalKinds, kProcessKinds, kRefusedKinds})
     for (const Kind* kind = table; kind->name; ++kind) all.push_back(*kind);
   return all;
 }

@@ -67,5 +67,5 @@ std::string pattern(size_t size, unsigned seed);
 /// One field of /proc/PID/status.
 std::string status_of(pid_t pid, const std::string& key);
 
-extern const Kind kFileKinds[], kMemoryKinds[], kLazyKinds[], kTcpKinds[], kSocketKinds[], kSignalKinds[],
-    kProcessKinds[], kRefusedKinds[];
+extern const Kind kFileKinds[], kMemoryKinds[], kRequestKinds[], kLazyKinds[], kTcpKinds[], kSocketKinds[],
+    kSignalKinds[], kProcessKinds[], kRefusedKinds[];

@@ -325,6 +325,27 @@ def test_asynchronous_requests_under_way(lab, templates, program, mode):
 
 
 @pytest.mark.limit(300)
+def test_asynchronous_requests_are_waited_for(lab, templates, program, tmp_path):
+    """Those under way at any time end one after the other, in 0.3 s: CRIU would lose all of them."""
+    box = Kinds(lab, "clocked", "debian-13", 164)
+    try:
+        box.start(program, ["aio-clocked"])
+        for turn, mode in enumerate(("stop", "precopy", "postcopy"), 1):
+            report = box.migrate("--mode", mode, "--force")
+            assert report["freeze_ms"] > 250
+            box.look(["aio-clocked"])
+            assert box.says("aio-clocked") == ["ready", *["ok"] * turn]
+        here = box.where
+        lab.exec(here, "drover-node", "box", "checkpoint", box.name, tmp_path / "file")
+        lab.exec(here, "drover-node", "box", "destroy", "--force", box.name)
+        lab.exec(here, "drover-node", "box", "restore", tmp_path / "file")
+        box.look(["aio-clocked"])
+        assert box.says("aio-clocked")[-1] == "ok"
+    finally:
+        box.destroy()
+
+
+@pytest.mark.limit(300)
 @pytest.mark.parametrize("mode", ["postcopy", "precopy", "hybrid"])
 def test_private_memory_of_every_sort(lab, templates, program, mode):
     """tests/lab/kinds_lazy.cc, and that CRIU does not look at it page by page (docs/decisions/0015)."""

@@ -66,14 +66,14 @@ def test_node_that_is_slow(lab, make_box, before, tmp_path):  # noqa: F811
 def test_target_without_an_option(lab, make_box, before):  # noqa: F811
     box = make_box("crowded", "redis", 55).answers(6379)
     client = Counter(lab, box.ip4)
-    box.exec("sh", "-c", "setsid perl -e 'for (1 .. 25) { fork or last } sleep 1000 while 1' </dev/null >/dev/null 2>&1 & sleep 1")
+    box.exec("sh", "-c", "setsid perl -e 'for (1 .. 120) { fork or last } sleep 1000 while 1' </dev/null >/dev/null 2>&1 & sleep 1")
     result = lab.exec("node1", "drover-node", "--json", "box", "migrate", box.name, "--to", "node2", check=False)
     assert result.returncode == 1
     said = json.loads(result.stderr.splitlines()[-1])
-    assert re.search(r"would be frozen for \d+ ms, and 300 are allowed: dump and restore alone take \d+, with 28 processes", said["error"]), said
+    assert re.search(r"would be frozen for \d+ ms, and 300 are allowed: dump and restore alone take \d+, with 123 processes", said["error"]), said
     enough = re.search(r"--max-downtime (\d+) would be met", said["hint"])[1]
     untouched(box, client)
-    moved = lab.exec("node1", "drover-node", "--json", "box", "migrate", box.name, "--to", "node2", "--max-downtime", enough)
+    moved = lab.exec("node1", "drover-node", "--json", "box", "migrate", box.name, "--to", "node2", "--max-downtime", 2 * int(enough))
     assert json.loads(moved.stdout)["outcome"] == "moved"
     client.finish()
 
@@ -138,6 +138,7 @@ class Scribbler(threading.Thread):
 def test_files_that_are_written_faster_than_the_link_carries(lab, make_box, before):  # noqa: F811
     box = make_box("logging", "redis", 54).answers(6379)
     client = Counter(lab, box.ip4)
+    fill(client.other(), 32)
     scribbler = Scribbler(client.other(), 8)
     lab.link("node2", "slow", "40mbit")
     try:
