@@ -67,11 +67,7 @@ class ClockedRequests {
  public:
   ClockedRequests() {
     must(syscall(SYS_io_setup, kCount, &context_), "io_setup");
-    for (int k = 0; k < kCount; ++k) {
-      timers_[k] = must(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
-      const itimerspec each = {{0, kCount * kGap}, {0, (k + 1) * kGap}};
-      must(timerfd_settime(timers_[k], 0, &each, nullptr), "timerfd_settime");
-    }
+    for (int& timer : timers_) timer = must(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
     worker_ = std::thread([this] { work(); });
   }
 
@@ -86,9 +82,19 @@ class ClockedRequests {
 
  private:
   static constexpr int kCount = 60;
-  static constexpr long kGap = 5'000'000;
+  static constexpr long kGap = 5'000'000;  // ns
+
+  /// To the next moment that is this one's, so that late ones leave no gap between the others.
+  static long ns_until_next(int k) {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const long phase = ((now.tv_sec % 3 * 1'000'000'000 + now.tv_nsec) - k * kGap) % (kCount * kGap);
+    return kCount * kGap - (phase + kCount * kGap) % (kCount * kGap);
+  }
 
   void begin(int k) {
+    const itimerspec next = {{}, {0, ns_until_next(k)}};
+    must(timerfd_settime(timers_[k], 0, &next, nullptr), "timerfd_settime");
     iocb request{};
     request.aio_lio_opcode = IOCB_CMD_POLL;
     request.aio_fildes = static_cast<unsigned>(timers_[k]);
