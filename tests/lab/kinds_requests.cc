@@ -14,6 +14,60 @@
 
 namespace {
 
+void submit(aio_context_t context, iocb& request) {
+  iocb* list[] = {&request};
+  same(must(syscall(SYS_io_submit, context, 1, list), "io_submit"), 1L, "submitted");
+}
+
+/// Of which some are under way at any time: whenever one ends, a thread begins it anew.
+class Requests {
+ public:
+  /// None is under way afterwards: each is over.
+  void rest() {
+    resting_ = true;
+    worker_.join();
+    if (!failed_.empty()) throw Failed{failed_};
+    resting_ = false;
+  }
+  void go_on() {
+    worker_ = std::thread([this] { work(); });
+  }
+
+ protected:
+  explicit Requests(int count) : count_(count) { must(syscall(SYS_io_setup, count, &context_), "io_setup"); }
+  ~Requests() = default;
+  virtual void begin(int number) = 0;
+  virtual void ended(int number, __s64 result) = 0;
+
+  aio_context_t context_ = 0;
+
+ private:
+  void work() try {
+    for (int number = 0; number < count_; ++number) begin(number);
+    for (int open = count_; open > 0;) {
+      io_event event{};
+      timespec patience{10, 0};
+      const long count = syscall(SYS_io_getevents, context_, 1, 1, &event, &patience);
+      if (count < 0 && errno == EINTR) continue;  // a freeze does that as well, signal(7)
+      must(count, "io_getevents");
+      require(count > 0, std::to_string(open) + " requests do not end");
+      const int number = static_cast<int>(event.data);
+      ended(number, event.res);
+      if (resting_)
+        --open;
+      else
+        begin(number);
+    }
+  } catch (const Failed& failed) {
+    failed_ = failed.why;
+  }
+
+  const int count_;
+  std::atomic<bool> resting_ = false;
+  std::string failed_;
+  std::thread worker_;
+};
+
 Check aio() {
   aio_context_t context = 0;
   must(syscall(SYS_io_setup, 16, &context), "io_setup");
@@ -26,8 +80,7 @@ Check aio() {
     request.aio_buf = reinterpret_cast<__u64>(data);
     request.aio_nbytes = sizeof data - 1;
     request.aio_data = 4711;
-    iocb* list[] = {&request};
-    same(must(syscall(SYS_io_submit, context, 1, list), "io_submit"), 1L, "submitted");
+    submit(context, request);
     io_event event{};
     timespec patience{5, 0};
     same(must(syscall(SYS_io_getevents, context, 1, 1, &event, &patience), "io_getevents"), 1L, "done");
@@ -47,8 +100,7 @@ Check aio_poll() {
     request.aio_lio_opcode = IOCB_CMD_POLL;
     request.aio_fildes = static_cast<unsigned>(ends[0]);
     request.aio_buf = POLLIN;
-    iocb* list[] = {&request};
-    same(must(syscall(SYS_io_submit, context, 1, list), "io_submit"), 1L, "submitted");
+    submit(context, request);
   };
   begin();
   return [=] {
@@ -63,21 +115,11 @@ Check aio_poll() {
 }
 
 /// Requests that end by a clock, one each 5 ms. At any time the last of those under way has 0.3 s to go.
-class ClockedRequests {
+class ClockedRequests final : public Requests {
  public:
-  ClockedRequests() {
-    must(syscall(SYS_io_setup, kCount, &context_), "io_setup");
+  ClockedRequests() : Requests(kCount) {
     for (int& timer : timers_) timer = must(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
-    worker_ = std::thread([this] { work(); });
-  }
-
-  /// Each of them is over afterwards; and then they go on.
-  void rest() {
-    resting_ = true;
-    worker_.join();
-    if (!failed_.empty()) throw Failed{failed_};
-    resting_ = false;
-    worker_ = std::thread([this] { work(); });
+    go_on();
   }
 
  private:
@@ -92,7 +134,7 @@ class ClockedRequests {
     return kCount * kGap - (phase + kCount * kGap) % (kCount * kGap);
   }
 
-  void begin(int k) {
+  void begin(int k) override {
     const itimerspec next = {{}, {0, ns_until_next(k)}};
     must(timerfd_settime(timers_[k], 0, &next, nullptr), "timerfd_settime");
     iocb request{};
@@ -100,52 +142,29 @@ class ClockedRequests {
     request.aio_fildes = static_cast<unsigned>(timers_[k]);
     request.aio_buf = POLLIN;
     request.aio_data = static_cast<__u64>(k);
-    iocb* list[] = {&request};
-    same(must(syscall(SYS_io_submit, context_, 1, list), "io_submit"), 1L, "submitted");
+    submit(context_, request);
   }
 
-  void work() try {
-    for (int k = 0; k < kCount; ++k) begin(k);
-    for (int open = kCount; open > 0;) {
-      io_event events[kCount];
-      timespec patience{5, 0};
-      // Until all that are left have ended: those that were lost would not be missed for the others.
-      const long least = resting_ ? open : 1;
-      const long count = syscall(SYS_io_getevents, context_, least, kCount, events, &patience);
-      if (count < 0 && errno == EINTR) continue;
-      must(count, "io_getevents");
-      require(count >= least, std::to_string(open) + " requests were under way, and not all end");
-      for (long e = 0; e < count; ++e) {
-        const int k = static_cast<int>(events[e].data);
-        __u64 times = 0;
-        must(read(timers_[k], &times, sizeof times), "the timer");
-        if (resting_)
-          --open;
-        else
-          begin(k);
-      }
-    }
-  } catch (const Failed& failed) {
-    failed_ = failed.why;
+  void ended(int k, __s64) override {
+    __u64 times = 0;
+    must(read(timers_[k], &times, sizeof times), "the timer");
   }
 
-  aio_context_t context_ = 0;
   int timers_[kCount];
-  std::atomic<bool> resting_ = false;
-  std::string failed_;
-  std::thread worker_;
 };
 
 Check clocked_requests() {
   static ClockedRequests requests;
-  return [] { requests.rest(); };
+  return [] {
+    requests.rest();
+    requests.go_on();
+  };
 }
 
 /// Direct writes and reads, of which some are always under way (InnoDB works like that).
-class DirectRequests {
+class DirectRequests final : public Requests {
  public:
-  DirectRequests() {
-    must(syscall(SYS_io_setup, kSlots, &context_), "io_setup");
+  DirectRequests() : Requests(kSlots) {
     file_ = must(open("direct", O_RDWR | O_CREAT | O_DIRECT, 0644), "direct");
     const size_t size = size_t{kSlots} * kSize;
     buffers_ = static_cast<char*>(must_map(
@@ -153,14 +172,11 @@ class DirectRequests {
         "mmap"));
     std::memset(buffers_, 0, size);
     must(pwrite(file_, buffers_, size, 0), "pwrite");
-    worker_ = std::thread([this] { work(); });
+    go_on();
   }
 
-  /// None is under way afterwards, and each is over.
-  void rest() {
-    resting_ = true;
-    worker_.join();
-    if (!failed_.empty()) throw Failed{failed_};
+  /// While they rest.
+  void look() const {
     std::string data(kSize, 0);
     const int file = must(open("direct", O_RDONLY), "direct");
     for (int slot = 0; slot < kSlots; ++slot) {
@@ -168,8 +184,6 @@ class DirectRequests {
       require(is_of(data.data(), rounds_[slot]), "what was written is not in the file");
     }
     close(file);
-    resting_ = false;
-    worker_ = std::thread([this] { work(); });
   }
 
  private:
@@ -187,7 +201,7 @@ class DirectRequests {
   }
 
   /// Writes the next round's number, or reads the last one's.
-  void begin(int slot) {
+  void begin(int slot) override {
     const bool reads = reads_[slot];
     for (int k = 0; k < kSize; k += 512) {
       const unsigned number = reads ? ~0U : rounds_[slot] + 1;
@@ -200,50 +214,31 @@ class DirectRequests {
     request.aio_nbytes = kSize;
     request.aio_offset = at(slot);
     request.aio_data = static_cast<__u64>(slot);
-    iocb* list[] = {&request};
-    same(must(syscall(SYS_io_submit, context_, 1, list), "io_submit"), 1L, "submitted");
+    submit(context_, request);
   }
 
-  void work() try {
-    for (int slot = 0; slot < kSlots; ++slot) begin(slot);
-    for (int open = kSlots; open > 0;) {
-      io_event events[kSlots];
-      timespec patience{10, 0};
-      const long count = syscall(SYS_io_getevents, context_, 1, kSlots, events, &patience);
-      if (count < 0 && errno == EINTR) continue;  // a freeze does that as well, signal(7)
-      must(count, "io_getevents");
-      require(count > 0, std::to_string(open) + " requests do not end");
-      for (long k = 0; k < count; ++k) {
-        const int slot = static_cast<int>(events[k].data);
-        same(events[k].res, __s64{kSize}, "what came of a request");
-        if (reads_[slot])
-          require(is_of(buffer(slot), rounds_[slot]), "what was read is not what was written");
-        else
-          ++rounds_[slot];
-        reads_[slot] = !reads_[slot];
-        if (resting_)
-          --open;
-        else
-          begin(slot);
-      }
-    }
-  } catch (const Failed& failed) {
-    failed_ = failed.why;
+  void ended(int slot, __s64 result) override {
+    same(result, __s64{kSize}, "what came of a request");
+    if (reads_[slot])
+      require(is_of(buffer(slot), rounds_[slot]), "what was read is not what was written");
+    else
+      ++rounds_[slot];
+    reads_[slot] = !reads_[slot];
   }
 
-  aio_context_t context_ = 0;
   int file_ = -1;
   char* buffers_ = nullptr;
   unsigned rounds_[kSlots] = {};
   bool reads_[kSlots] = {};
-  std::atomic<bool> resting_ = false;
-  std::string failed_;
-  std::thread worker_;
 };
 
 Check direct_requests() {
   static DirectRequests requests;
-  return [] { requests.rest(); };
+  return [] {
+    requests.rest();
+    requests.look();
+    requests.go_on();
+  };
 }
 
 }  // namespace
